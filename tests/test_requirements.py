@@ -1,0 +1,49 @@
+"""The two requirements files say the same thing; nothing is installed or imported to find out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from run import CPU_INDEX, read_pins
+
+ROOT = Path(__file__).resolve().parent.parent
+GPU_FILE, CPU_FILE = ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"
+GPU_ONLY = {"vllm", "unsloth", "unsloth_zoo", "bitsandbytes", "torchao"}
+CPU_ONLY = {"torch", "nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "hypothesis", "ruff"}
+FILES = pytest.mark.parametrize("path", [GPU_FILE, CPU_FILE], ids=lambda path: path.name)
+
+
+@FILES
+def test_every_line_is_an_exact_pin_with_its_reason(path):
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9_-]+==\d+(\.\d+)+ +# \S.+", line), f"{path.name}: {line!r}"
+
+
+@FILES
+def test_no_package_is_pinned_twice(path):
+    names = re.findall(r"^([\w-]+)==", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(names) == len(set(names)) == len(read_pins(path))
+
+
+def test_the_cpu_file_is_the_gpu_file_without_the_gpu_and_with_the_cpu_packages():
+    gpu, cpu = read_pins(GPU_FILE), read_pins(CPU_FILE)
+    assert GPU_ONLY <= set(gpu), "a package named GPU_ONLY here is missing from requirements.txt"
+    assert set(cpu) == set(gpu) - GPU_ONLY | CPU_ONLY
+
+
+def test_shared_pins_are_equal():
+    gpu, cpu = read_pins(GPU_FILE), read_pins(CPU_FILE)
+    shared = gpu.keys() & cpu.keys()
+    assert {name: gpu[name] for name in shared} == {name: cpu[name] for name in shared}
+
+
+def test_unsloth_and_its_kernels_have_one_version():
+    gpu = read_pins(GPU_FILE)
+    assert gpu["unsloth"] == gpu["unsloth_zoo"]
+
+
+def test_the_comment_on_installing_by_hand_names_the_pinned_torch():
+    torch = read_pins(CPU_FILE)["torch"]
+    assert f"pip install --index-url {CPU_INDEX} torch=={torch}\n" in CPU_FILE.read_text(encoding="utf-8")

@@ -1,0 +1,491 @@
+"""`run.py` without any installation: usage, stamp, order of the installation, signals, old Pythons."""
+
+import ast
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import run
+
+ROOT = Path(__file__).resolve().parent.parent
+check_space = run.check_space  # the `project` fixture replaces it
+posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the set-up files in a folder with a space in its name, where `run` works from now on."""
+    root = tmp_path / "a project"
+    root.mkdir()
+    for name in ("run.py", "requirements.txt", "requirements-cpu.txt"):
+        shutil.copy(ROOT / name, root)
+    monkeypatch.setattr(run, "ROOT", root)
+    monkeypatch.setattr(run, "VENV", root / ".venv")
+    monkeypatch.setattr(run, "STAMP", root / ".venv" / run.STAMP.name)
+    monkeypatch.setattr(run, "REQUIREMENTS", root / "requirements-cpu.txt")
+    monkeypatch.setattr(run, "here_already", lambda pins: False)
+    monkeypatch.setattr(run, "check_space", lambda: None)
+    return root
+
+
+class FakeMachine:
+    """Stands in for every child process: records what would run, and fails or is interrupted on request.
+
+    `state` is what `.venv` holds: nothing, "venv", "torch". `fails(command)` says which commands fail.
+    """
+
+    def __init__(self, monkeypatch, system="Linux"):
+        self.commands, self.state, self.fails = [], set(), lambda command: False
+        monkeypatch.setattr(run, "call", self.call)
+        monkeypatch.setattr(run, "query", self.query)
+        monkeypatch.setattr(run.platform, "system", lambda: system)
+
+    def call(self, command, env, stderr=None):
+        self.commands.append(command[1:])
+        if self.fails(command):
+            return 1
+        if "venv" in command:
+            run.VENV.mkdir(exist_ok=True)
+            self.state.add("venv")
+        if command[-1].startswith("torch=="):
+            self.state.add("torch")
+        return 0
+
+    def query(self, python, code):
+        if "version_info" in code:
+            return "3.11" if "venv" in self.state else ""
+        if "import torch" in code:
+            return "2.13.0+cpu" if "torch" in self.state else ""
+        return "24.0" if "import pip" in code else ""
+
+    def pip_requests(self):
+        """What each pip command asked for, without the parts they all share."""
+        shared = ["-m", "pip", "install", "--disable-pip-version-check"]
+        return [command[len(shared) :] for command in self.commands if command[: len(shared)] == shared]
+
+
+@pytest.fixture
+def machine(project, monkeypatch):
+    return FakeMachine(monkeypatch)
+
+
+REQUIREMENTS = ["-r", "requirements-cpu.txt"]
+PLUS_CPU = ["torch==2.13.0+cpu"]
+FROM_INDEX = ["--index-url", run.CPU_INDEX, "torch==2.13.0+cpu"]
+MAIN_JOB = ["-m", "utils.series", "--profile", "tiny", "--output", os.path.join("runs", "latest")]
+
+
+def short(requests):
+    return [[os.path.basename(part) if part.endswith(".txt") else part for part in one] for one in requests]
+
+
+# --- usage ----------------------------------------------------------------------------------------------
+
+TRAIN = ["train", "--profile", "tiny", "--output", "out"]
+EVALUATE = ["evaluate", "--profile", "tiny", "--output", "out"]
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["trian"], ["'trian'", "train"]),
+        (["--profile", "tiny"], ["usage: run.py"]),
+        (["train"], ["--profile", "--output", "required"]),
+        (["train", "--profile", "huge", "--output", "out"], ["'huge'", "laptop"]),
+        ([*TRAIN, "--max-steps", "-3"], ["'-3'", "at least 1"]),
+        ([*TRAIN, "--max-steps", "0"], ["'0'", "at least 1"]),
+        ([*TRAIN, "--max-steps", "ten"], ["'ten'", "whole number"]),
+        ([*TRAIN, "--max-steps", "1.5"], ["'1.5'", "whole number"]),
+        ([*TRAIN, "--seed", "-1"], ["'-1'", "from 0 to 4294967295"]),
+        ([*TRAIN, "--seed", "4294967296"], ["'4294967296'", "from 0 to 4294967295"]),
+        ([*TRAIN, "--dataset", "svamp"], ["'svamp'", "gsm8k"]),
+        ([*TRAIN, "--reward", "none.py"], ["'none.py'", "no file", "check the path"]),
+        ([*TRAIN, "--resume"], ["no folder", "out", "leave --resume out"]),
+        ([*TRAIN, "--max", "3"], ["unrecognized arguments: --max 3"]),
+        (["train", "--profile", "tiny", "--output", "run.py"], ["run.py' is a file", "name of a folder"]),
+        (["train", "--profile", "tiny", "--output", "run.py/out"], ["run.py' is a file"]),
+        (["train", "--profile", "tiny", "--output", ""], ["give one, for example runs/mine"]),
+        ([*EVALUATE, "--questions", "none.jsonl"], ["'none.jsonl'", "no file", "check the path"]),
+        ([*EVALUATE, "--questions", "."], ["'.' is a folder", "give a file"]),
+        ([*EVALUATE, "--adapter", "none"], ["no folder 'none'", "check the path"]),
+        ([*EVALUATE, "--max-steps", "3"], ["unrecognized arguments: --max-steps 3"]),
+        (["notebooks"], ["--write"]),
+        (["lab", "--port", "80"], ["'80'", "from 1024 to 65535"]),
+    ],
+    ids=lambda value: (
+        " ".join(value[:1] + value[-2:]) if value and value[0] in {"train", "evaluate"} else None
+    ),
+)
+def test_wrong_use_prints_usage_and_the_mend_before_anything_is_installed(
+    argv, expected, project, machine, monkeypatch, capsys
+):
+    monkeypatch.chdir(project)
+    with pytest.raises(SystemExit) as stop:
+        run.main(argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("usage: run.py")
+    assert [part for part in expected if part not in error] == [], error
+    assert machine.commands == [] and not run.VENV.exists()
+
+
+def test_wrong_use_of_the_file_itself_exits_2_and_leaves_nothing(project):
+    done = subprocess.run([sys.executable, "run.py", "trian"], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("usage: run.py") and done.stdout == ""
+    assert not (project / ".venv").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run.os, "access", lambda place, mode: False)
+    with pytest.raises(SystemExit) as stop:
+        run.parse(["train", "--profile", "tiny", "--output", str(tmp_path / "out")])
+    assert stop.value.code == 2 and f"cannot write in {str(tmp_path)!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["test"], ["lab"], ["train"], ["evaluate"], ["notebooks"]])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run.main([*command, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(" ".join(["usage: run.py", *command]))
+
+
+# --- what is passed on ----------------------------------------------------------------------------------
+
+
+def test_options_reach_the_module_and_paths_become_absolute(project, monkeypatch):
+    monkeypatch.chdir(project)
+    Path("my reward.py").touch()
+    Path("out").mkdir()
+    numbers = "--dataset gsm8k --seed 0 --max-steps 7 --resume".split()
+    assert run.child_arguments(run.parse([*TRAIN, *numbers, "--reward", "my reward.py"])) == [
+        *["-m", "utils.training", "--profile", "tiny", "--output", str(project / "out")],
+        *numbers,
+        *["--reward", str(project / "my reward.py")],
+    ]
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        ([], MAIN_JOB),
+        (["test"], ["-m", "pytest"]),
+        (["test", "-k", "usage", "-x", "--", "tests"], ["-m", "pytest", "-k", "usage", "-x", "--", "tests"]),
+        (["notebooks", "--write"], ["-m", "utils.series", "--write"]),
+    ],
+)
+def test_the_module_behind_each_command(argv, expected):
+    assert run.child_arguments(run.parse(argv)) == expected
+
+
+def test_lab_listens_on_this_machine_only():
+    arguments = run.child_arguments(run.parse(["lab", "--no-browser", "--port", "9000"]))
+    assert arguments[:3] == ["-m", "jupyterlab", "--ip=127.0.0.1"]
+    assert arguments[-4:-1] == ["--port", "9000", "--no-browser"]
+
+
+@pytest.mark.parametrize(
+    "argv, folder, offline",
+    [
+        ([], None, True),
+        (["test"], None, True),
+        (TRAIN, None, True),
+        (EVALUATE, None, True),
+        ([*TRAIN, "--dataset", "gsm8k"], None, False),
+        ([*TRAIN, "--dataset", "gsm8k"], "data", True),
+        (["train", "--profile", "laptop", "--output", "out"], None, False),
+        (["lab"], None, False),
+    ],
+)
+def test_the_embedded_model_never_asks_the_hub(argv, folder, offline, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("GSM8K_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("GSM8K_DIR", folder)
+    env = run.child_environment("python", run.needs_network(run.parse(argv)))
+    assert env.get("HF_HUB_OFFLINE") == ("1" if offline else None)
+
+
+def test_children_keep_the_proxy_and_lose_the_settings_of_another_python(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    env = run.child_environment(".venv/bin/python", network=True)
+    assert env["HTTPS_PROXY"] == "http://proxy:3128" and "PYTHONPATH" not in env
+    assert (env["PYTHONNOUSERSITE"], env["PIP_USER"], env["PYTHONHASHSEED"]) == ("1", "0", "0")
+    assert run.child_environment(sys.executable, network=True)["PYTHONPATH"] == "/elsewhere"
+
+
+# --- installation ---------------------------------------------------------------------------------------
+
+
+def test_first_start_installs_torch_alone_first_and_then_the_rest(machine):
+    assert run.main([]) == 0
+    assert machine.commands[0] == ["-m", "venv", str(run.VENV)]
+    assert short(machine.pip_requests()) == [PLUS_CPU, REQUIREMENTS]
+    assert machine.commands[-1] == MAIN_JOB
+
+
+def test_second_start_runs_the_job_and_nothing_else(machine):
+    run.main([])
+    machine.commands.clear()
+    assert run.main([]) == 0
+    assert machine.commands == [MAIN_JOB]
+
+
+def test_without_a_cpu_build_in_pip_s_settings_the_cpu_index_is_asked(machine):
+    machine.fails = lambda command: command[-2:] == ["--disable-pip-version-check", *PLUS_CPU]
+    assert run.main([]) == 0
+    assert short(machine.pip_requests()) == [PLUS_CPU, FROM_INDEX, REQUIREMENTS]
+
+
+def test_without_any_cpu_build_linux_stops_rather_than_take_cuda(machine, capsys):
+    machine.fails = lambda command: "torch==" in command[-1]
+    assert run.main([]) == 1
+    assert machine.pip_requests() == [PLUS_CPU, FROM_INDEX]
+    assert not run.STAMP.exists()
+    error = capsys.readouterr().err
+    for part in ("could not install a CPU build of torch 2.13.0", run.CPU_INDEX, "PIP_FIND_LINKS", "3 GB"):
+        assert part in error
+
+
+@pytest.mark.parametrize("system", ["Darwin", "Windows"])
+def test_elsewhere_plain_torch_is_the_cpu_build(system, project, monkeypatch):
+    machine = FakeMachine(monkeypatch, system)
+    assert run.main([]) == 0
+    assert short(machine.pip_requests()) == [["torch==2.13.0"], REQUIREMENTS]
+
+
+def test_a_torch_that_is_there_already_is_kept(machine):
+    run.VENV.mkdir()
+    machine.state = {"venv", "torch"}
+    assert run.main([]) == 0
+    assert short(machine.pip_requests()) == [REQUIREMENTS]
+
+
+def test_a_failed_pip_is_named_with_the_mend_and_leaves_no_stamp(machine, capsys):
+    machine.fails = lambda command: command[-1].endswith("requirements-cpu.txt")
+    assert run.main(["test"]) == 1
+    error = capsys.readouterr().err
+    assert "pip install" in error and "status 1" in error and "Mend: " in error and "Traceback" not in error
+    assert not run.STAMP.exists() and ["-m", "pytest"] not in machine.commands
+
+
+def test_an_interrupted_installation_leaves_no_stamp_and_is_taken_up_again(machine, monkeypatch):
+    def interrupted(command):
+        if command[-1].endswith("requirements-cpu.txt"):
+            raise SystemExit(130)
+
+    machine.fails = interrupted
+    with pytest.raises(SystemExit) as stop:
+        run.main([])
+    assert stop.value.code == 130 and not run.STAMP.exists()
+    machine.fails = lambda command: False
+    machine.commands.clear()
+    assert run.main([]) == 0
+    assert short(machine.pip_requests()) == [REQUIREMENTS], "torch was complete, the rest was not"
+    assert run.STAMP.exists()
+
+
+@pytest.mark.parametrize("change", ["a pin", "the Python version"])
+def test_the_stamp_is_void_after_a_change_of(change, machine, project, monkeypatch):
+    run.main([])
+    machine.commands.clear()
+    if change == "a pin":
+        text = run.REQUIREMENTS.read_text(encoding="utf-8")
+        run.REQUIREMENTS.write_text(text.replace("trl==1.2.0", "trl==1.2.1"), encoding="utf-8")
+    else:
+        monkeypatch.setattr(run, "venv_version", lambda: "3.13")
+    run.main([])
+    assert short(machine.pip_requests()) == [REQUIREMENTS]
+
+
+def test_the_stamp_survives_an_edited_comment(machine):
+    run.main([])
+    with run.REQUIREMENTS.open("a", encoding="utf-8") as file:
+        file.write("# a remark\n")
+    assert run.is_stamped("3.11", run.read_pins(run.REQUIREMENTS))
+
+
+def test_a_broken_venv_is_made_anew(machine):
+    run.VENV.mkdir()
+    assert run.main([]) == 0
+    assert machine.commands[0] == ["-m", "venv", "--clear", str(run.VENV)]
+
+
+def test_a_venv_with_the_gpu_packages_is_left_alone(machine, monkeypatch, capsys):
+    run.VENV.mkdir()
+    monkeypatch.setattr(
+        run, "query", lambda python, code: "3.11" if "version_info" in code else "ModuleSpec(unsloth)"
+    )
+    assert run.main([]) == 1
+    assert machine.commands == [] and "Rename that folder" in capsys.readouterr().err
+
+
+def test_a_python_that_holds_the_pins_is_used_as_it_is(machine, monkeypatch):
+    monkeypatch.setattr(run, "here_already", lambda pins: True)
+    assert run.main([]) == 0
+    assert machine.commands == [MAIN_JOB] and not run.VENV.exists()
+
+
+def test_pins_are_compared_with_what_this_python_holds(monkeypatch):
+    held = {"torch": "2.13.0+cpu", "trl": "1.2.0"}
+
+    def version(name):
+        if name not in held:
+            raise run.importlib.metadata.PackageNotFoundError(name)
+        return held[name]
+
+    monkeypatch.setattr(run.importlib.metadata, "version", version)
+    assert run.here_already({"torch": "2.13.0", "trl": "1.2.0"})
+    assert not run.here_already({"torch": "2.13.0", "trl": "1.2.1"})
+    assert not run.here_already({"torch": "2.13.0", "peft": "0.21.2"})
+
+
+def test_a_full_disk_is_reported_before_the_installation(machine, monkeypatch, capsys):
+    monkeypatch.setattr(run, "check_space", check_space)
+    monkeypatch.setattr(
+        run.shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 5 * 10**8)
+    )
+    assert run.main([]) == 1
+    assert machine.commands == [] and "needs 3 GB, and 0.5 GB are free" in capsys.readouterr().err
+
+
+def test_a_read_only_project_is_reported(machine, monkeypatch, capsys):
+    monkeypatch.setattr(run.os, "access", lambda place, mode: False)
+    assert run.main([]) == 1
+    assert machine.commands == [] and "cannot write in the project folder" in capsys.readouterr().err
+
+
+def test_a_python_without_ensurepip_lends_its_own_pip(machine, monkeypatch):
+    found = run.importlib.util.find_spec
+    monkeypatch.setattr(
+        run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found("os")
+    )
+    monkeypatch.setattr(
+        run,
+        "query",
+        lambda python, code: "" if "import pip" in code else FakeMachine.query(machine, python, code),
+    )
+    assert run.main([]) == 0
+    assert machine.commands[0] == ["-m", "venv", "--without-pip", str(run.VENV)]
+    assert machine.commands[1][:4] == ["-m", "pip", "--python", run.venv_python()]
+
+
+def test_a_gpu_profile_uses_this_python_or_says_what_it_lacks(machine, monkeypatch, capsys):
+    argv = ["train", "--profile", "t4", "--output", "out"]
+    monkeypatch.setattr(
+        run.importlib.util, "find_spec", lambda name: None if name in ("trl", "unsloth") else name
+    )
+    assert run.main(argv) == 1
+    error = capsys.readouterr().err
+    assert "lacks: trl." in error and "requirements.txt" in error and machine.commands == []
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: name)
+    assert run.main(argv) == 0
+    assert [command[:2] for command in machine.commands] == [["-m", "utils.training"]]
+    assert not run.VENV.exists()
+
+
+def test_the_child_s_status_is_passed_on(machine, monkeypatch):
+    monkeypatch.setattr(run, "here_already", lambda pins: True)
+    monkeypatch.setattr(run, "call", lambda command, env: 7)
+    assert run.main([]) == 7
+
+
+# --- real children: environments and signals ------------------------------------------------------------
+
+
+def test_a_real_venv_in_a_folder_with_a_space(project, monkeypatch):
+    found = run.importlib.util.find_spec
+    monkeypatch.setattr(
+        run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found("os")
+    )
+    assert run.venv_version() == ""
+    run.make_venv()
+    assert run.venv_version() == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert run.query(run.venv_python(), "import nothing_of_this_name") == ""
+
+
+CHILD = """
+import signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGINT, save if sys.argv[1] == "saves" else signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def start(project, mode):
+    """A run.py in a session of its own that waits for a child; returned once the child is ready."""
+    (project / "child.py").write_text(CHILD)
+    parent = (
+        "import run, os, sys; run.SIGNAL_GRACE_S = 0.2; "
+        f"sys.exit(run.call([sys.executable, 'child.py', {mode!r}], dict(os.environ)))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@posix_only
+@pytest.mark.parametrize("whole_group", [True, False], ids=["as a terminal does", "to run.py alone"])
+def test_ctrl_c_lets_the_child_save_and_exits_130_with_one_line(project, whole_group):
+    process = start(project, "saves")
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    output, error = process.communicate(timeout=20)
+    assert (process.returncode, output) == (130, "saved\n")
+    assert error.strip() == "Interrupted: waiting for the running program to save its work."
+
+
+@posix_only
+def test_the_third_ctrl_c_ends_a_child_that_does_not_listen(project):
+    process = start(project, "ignores")
+    sent = 0
+    while process.poll() is None and sent < 50:
+        process.send_signal(signal.SIGINT)
+        sent += 1
+        time.sleep(0.2)
+    assert process.communicate(timeout=20)[0] == "" and process.returncode == 130 and sent >= 3
+
+
+@posix_only
+def test_sigterm_ends_the_child_too(project):
+    process = start(project, "ignores")
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+
+
+@posix_only
+def test_a_child_that_a_signal_ended(project):
+    command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert run.call(command, dict(os.environ)) == 137
+
+
+# --- old Pythons ----------------------------------------------------------------------------------------
+
+
+def test_the_file_loads_on_python_3_8():
+    ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_an_old_python_is_told_in_one_line(machine, monkeypatch, capsys):
+    monkeypatch.setattr(run.sys, "version_info", (3, 10, 4))
+    assert run.main([]) == 1
+    error = capsys.readouterr().err
+    assert "needs Python 3.11 or newer, and this is 3.10" in error and error.count("\n") == 1
+    assert machine.commands == []

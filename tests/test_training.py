@@ -1,0 +1,224 @@
+"""GRPO training on the embedded model: steps, log, checkpoints, resume, Ctrl-C, saving."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from utils.data import load_questions
+from utils.evaluation import generate
+from utils.files import read_jsonl
+from utils.policy import load_policy, with_adapter
+from utils.profiles import get_profile
+from utils.training import (
+    build_config,
+    build_trainer,
+    complete_checkpoints,
+    group_advantages,
+    grpo_settings,
+    run_training,
+)
+
+SMALL = get_profile("tiny").replace(steps=6, prompts_per_step=2, group_size=4, micro_batch=8,
+                                    max_completion_tokens=48, save_every=3)
+QUESTIONS = load_questions("tiny", "train")[:40]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """A model this small gains nothing from a second thread, and loses much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trainer_for(folder, callbacks=(), **changes):
+    profile = SMALL.replace(**changes)
+    return build_trainer(load_policy(profile), QUESTIONS, folder, seed=3, callbacks=callbacks)
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same_weights(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Six steps without a pause: (folder, result, the trainer's own advantages of the last step)."""
+    folder = tmp_path_factory.mktemp("straight")
+    trainer = trainer_for(folder)
+    result = run_training(trainer)
+    return folder, result, list(trainer._logs["advantages"])[-8:]
+
+
+@pytest.fixture
+def copy(straight, tmp_path):
+    """A copy of the straight run to damage."""
+    return shutil.copytree(straight[0], tmp_path / "copy")
+
+
+def test_training_leaves_what_it_promises(straight):
+    folder, result, _ = straight
+    assert result.finished and result.steps == 6 and result.seconds > 0
+    assert result.adapter == folder / "adapter"
+    changed = [name for name, tensor in weights(result.adapter).items() if "lora_B" in name and tensor.any()]
+    assert len(changed) == 28, "7 matrices in each of 4 layers should have moved away from zero"
+    saved = json.loads((folder / "training.json").read_text())
+    assert saved["steps"] == 6 and saved["seed"] == 3 and saved["versions"]["trl"]
+    assert [c.name for c in complete_checkpoints(folder)] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_log_and_rollouts_have_one_line_a_step_and_agree(straight):
+    folder, result, last_advantages = straight
+    rollouts = read_jsonl(folder / "rollouts.jsonl")
+    assert [line["step"] for line in result.history] == [r["step"] for r in rollouts] == [1, 2, 3, 4, 5, 6]
+    assert not any("rollout_recorder" in name for name in result.history[0])
+    for line, record in zip(result.history, rollouts, strict=True):
+        rewards = [r for group in record["groups"] for r in group["rewards"]]
+        dead = [len(set(group["rewards"])) == 1 for group in record["groups"]]
+        assert len(rewards) == 8
+        assert line["reward"] == pytest.approx(sum(rewards) / 8)
+        assert line["frac_reward_zero_std"] == sum(dead) / 2
+    recorded = [a for group in rollouts[-1]["groups"] for a in group["advantages"]]
+    assert recorded == pytest.approx(last_advantages, abs=1e-3), "the recorder should show what TRL used"
+
+
+def test_resume_is_bit_exact(straight, tmp_path):
+    run_training(trainer_for(tmp_path, steps=3))
+    result = run_training(trainer_for(tmp_path), resume=True)
+    assert result.finished and result.steps == 6
+    assert same_weights(result.adapter, straight[1].adapter)
+    assert (tmp_path / "rollouts.jsonl").read_text() == (straight[0] / "rollouts.jsonl").read_text()
+    assert [line["reward"] for line in result.history] == [line["reward"] for line in straight[1].history]
+
+
+def test_a_finished_run_is_loaded_not_trained_further(straight, copy):
+    trainer = trainer_for(copy)
+    result = run_training(trainer, resume=True)
+    assert result.finished and result.steps == 6 and len(result.history) == 6
+    assert result.seconds == pytest.approx(straight[1].seconds, abs=0.06)
+    assert same_weights(result.adapter, straight[1].adapter)
+    in_memory = {name: p for name, p in trainer.model.named_parameters() if "lora_B" in name}
+    assert all(p.any() for p in in_memory.values()), "the model in memory should hold the trained adapter"
+
+
+def test_incomplete_checkpoints_are_ignored(copy):
+    (copy / "checkpoint-9").mkdir()
+    assert [c.name for c in complete_checkpoints(copy)] == ["checkpoint-3", "checkpoint-6"]
+    os.truncate(copy / "checkpoint-6" / "optimizer.pt", 100)
+    assert [c.name for c in complete_checkpoints(copy)] == ["checkpoint-3"]
+    (copy / "checkpoint-3" / "complete.json").write_text("{")
+    assert complete_checkpoints(copy) == []
+    assert complete_checkpoints(copy / "nowhere") == []
+
+
+def test_an_existing_run_is_not_overwritten(copy):
+    with pytest.raises(FileExistsError, match="--resume"):
+        run_training(trainer_for(copy))
+
+
+@pytest.mark.parametrize("changes, named", [({"learning_rate": 2e-3}, "learning_rate"), ({"lora_rank": 8}, "lora_rank"),
+                                            ({"temperature": 0.7}, "temperature")])
+def test_other_settings_are_refused_on_resume(copy, changes, named):
+    with pytest.raises(ValueError, match=f"was trained with {named}"):
+        run_training(trainer_for(copy, **changes), resume=True)
+
+
+class CtrlC(TrainerCallback):
+    """Press Ctrl-C `presses` times while step 1 runs."""
+
+    def __init__(self, presses):
+        self.presses = presses
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            for _ in range(self.presses):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    result = run_training(trainer_for(tmp_path, [CtrlC(1)]))
+    assert (result.finished, result.steps) == (False, 1)
+    assert [c.name for c in complete_checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert weights(result.adapter)
+    assert "stopping after this step" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_second_ctrl_c_stops_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_training(trainer_for(tmp_path, [CtrlC(2)]))
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_full_disk_loses_no_finished_checkpoint(tmp_path, monkeypatch):
+    trainer = trainer_for(tmp_path, steps=2, save_every=1)
+    save = trainer._save_optimizer_and_scheduler
+
+    def full(folder):
+        if folder.endswith("-2"):
+            raise OSError(28, "No space left on device")
+        save(folder)
+
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_training(trainer)
+    assert [c.name for c in complete_checkpoints(tmp_path)] == ["checkpoint-1"]
+    result = run_training(trainer_for(tmp_path, steps=2, save_every=1), resume=True)
+    assert result.finished and [line["step"] for line in result.history] == [1, 2]
+
+
+def test_reloaded_adapter_gives_the_same_greedy_answers(copy):
+    trainer = trainer_for(copy)
+    run_training(trainer, resume=True)
+    policy = load_policy(SMALL)
+    base = generate(policy, QUESTIONS[:16])
+    reloaded = generate(load_policy(SMALL, copy / "adapter"), QUESTIONS[:16])
+    policy.model = trainer.model.eval()
+    assert reloaded == generate(policy, QUESTIONS[:16])
+    policy.model = trainer.model.unload()
+    assert generate(policy, QUESTIONS[:16]) == base, "without its adapter the model should be the base model again"
+    assert generate(with_adapter(policy, copy / "adapter"), QUESTIONS[:16]) == reloaded
+
+
+def test_a_damaged_or_foreign_adapter_is_refused(copy):
+    adapter = copy / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 4}))
+    with pytest.raises(ValueError, match="does not fit"):
+        load_policy(SMALL, adapter)
+    os.truncate(adapter / "adapter_model.safetensors", 1000)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_policy(SMALL, adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="adapter_model.safetensors is missing"):
+        load_policy(SMALL, adapter)
+
+
+def test_too_few_questions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a step takes 2 prompts, got only 1"):
+        build_trainer(load_policy(SMALL), QUESTIONS[:1], tmp_path)
+
+
+def test_settings_unknown_to_trl_are_named(tmp_path):
+    settings = grpo_settings(SMALL, "transformers", tmp_path, 0, [1.0, 0.2])
+    assert build_config(settings).epsilon_high == 0.2
+    with pytest.raises(ValueError, match="no setting max_prompt_length"):
+        build_config(settings | {"max_prompt_length": 160})
+
+
+def test_group_advantages():
+    assert group_advantages([1.0, 1.0, 0.0, 0.0], group_size=2) == [0.0] * 4
+    one_right = group_advantages([1.0] + [0.0] * 7, group_size=8)
+    assert one_right[0] == pytest.approx(7 / 8**0.5, abs=2e-3) and sum(one_right) == pytest.approx(0)

@@ -1,0 +1,156 @@
+"""What the commands of run.py do once the environment is set up; run.py checks the arguments and calls
+
+python -m utils.commands [train | evaluate | notebooks] …        without a command: the whole series
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from utils.files import read_jsonl, write_json, write_jsonl, write_text
+from utils.profiles import ROOT, get_profile
+
+
+def train(args: Namespace) -> None:
+    """Train one adapter; leaves it in DIR/adapter."""
+    from utils.rewards import load_rewards
+    from utils.training import train as run
+
+    profile = get_profile(args.profile)
+    changes = {"dataset": args.dataset, "steps": args.max_steps}
+    profile = profile.replace(**{name: value for name, value in changes.items() if value is not None})
+    rewards = load_rewards(args.reward) if args.reward else None
+    result = run(profile, args.output, args.seed or 0, args.resume, rewards)
+    if not result.finished:
+        print(f"Stopped after step {result.steps} of {profile.steps}; go on with --resume.")
+        raise SystemExit(130)
+    print(f"Trained {result.steps} steps in {result.seconds:.0f} s; the adapter is in {shown(result.adapter)}")
+
+
+def evaluate(args: Namespace) -> None:
+    """Evaluate the base model and, where an adapter is given, the trained one on the same questions."""
+    from utils import report
+    from utils.data import load_questions, read_questions
+    from utils.evaluation import evaluate as run
+    from utils.policy import check_adapter, load_policy, with_adapter
+    from utils.training import versions
+
+    profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
+    questions = read_questions(args.questions) if args.questions else load_questions(profile.dataset, "test")
+    if args.adapter:
+        check_adapter(args.adapter)  # before minutes go into the base model
+    policy, verdicts = load_policy(profile), {}
+    for who in ("base", "trained") if args.adapter else ("base",):
+        if who == "trained":
+            policy = with_adapter(policy, args.adapter)
+        verdicts[who] = run(policy, questions, counter(f"{who} model"))
+        write_jsonl(output / f"{who}.jsonl", [dataclasses.asdict(v) for v in verdicts[who]])
+    summary = report.summarise(profile.name, versions(), verdicts["base"], verdicts.get("trained"),
+                               questions=args.questions or f"{profile.dataset} test", adapter=args.adapter,
+                               total_seconds=round(time.perf_counter() - start, 1))
+    write_json(output / "summary.json", summary)
+    for who in verdicts:
+        print(f"{who:8s}" + "  ".join(f"{name} {report.percent(rate)}" for name, rate in summary[who].items()))
+    print(f"{report.verdict_line(summary)}\nsummary.json is in {shown(output)}")
+
+
+def counter(label: str) -> Callable[[int, int], None]:
+    """A progress callback that prints a line each time another tenth is done."""
+    shown_tenths = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown_tenths
+        if done * 10 // total > shown_tenths:
+            shown_tenths = done * 10 // total
+            print(f"{label}: {done} of {total} questions", flush=True)
+
+    return progress
+
+
+def series(args: Namespace) -> None:
+    """Run the series into runs/latest; an earlier run is kept beside it, under the time it ended."""
+    output = ROOT / "runs" / "latest"
+    if output.exists():
+        ended = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d-%H%M%S")
+        os.replace(output, output.with_name(ended))
+        print(f"The earlier run is now in runs/{ended}")
+    run_series(output)
+
+
+def run_series(output: Path) -> dict[str, Any]:
+    """Execute all notebooks on profile tiny, gather their results in `output` and return the summary."""
+    from utils import report
+    from utils.evaluation import Verdict
+    from utils.series import NOTEBOOKS, execute
+
+    start = time.perf_counter()
+    for notebook in NOTEBOOKS:
+        environment = {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": str(output)}
+        seconds = execute(notebook, output / "notebooks" / notebook.name, environment, tell)
+        tell(f"{notebook.stem}: done in {seconds:.0f} s", end="\n")
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    summary["total_seconds"] = round(time.perf_counter() - start, 1)
+    base, trained = ([Verdict(**row) for row in read_jsonl(output / f"{who}.jsonl")] for who in ("base", "trained"))
+    page = report.write_report(output, summary, read_jsonl(output / "training" / "log.jsonl"), base, trained)
+    print(f"{report.verdict_line(summary)}\nTook {summary['total_seconds']:.0f} s. Open {shown(page)} in a browser.")
+    return summary
+
+
+def write_notebooks(args: Namespace) -> None:
+    """Execute the committed notebooks in place, so that their outputs come from one clean run."""
+    import tempfile
+
+    from utils.series import NOTEBOOKS, execute
+
+    with tempfile.TemporaryDirectory() as folder:
+        for notebook in NOTEBOOKS:
+            seconds = execute(notebook, Path(folder) / notebook.name, {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": folder}, tell)
+            write_text(notebook, (Path(folder) / notebook.name).read_text(encoding="utf-8"))
+            tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
+
+
+def tell(message: str, end: str = "") -> None:
+    """Show progress on one line in a terminal, on lines of their own elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{message}", end=end, flush=True)
+    elif end:
+        print(message, flush=True)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said: relative to the working folder where it lies inside."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
+    None: series, "train": train, "evaluate": evaluate, "notebooks": write_notebooks,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run a command; what the user can mend ends in one line on stderr, with the traceback in error.log."""
+    from run import parse
+
+    args = parse(argv)
+    try:
+        COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        folder = Path(getattr(args, "output", None) or ROOT / "runs")
+        try:
+            write_text(folder / "error.log", traceback.format_exc())
+            where = f"\nThe traceback is in {shown(folder / 'error.log')}"
+        except OSError:
+            where = ""
+        raise SystemExit(f"{type(error).__name__}: {error}{where}") from error

@@ -1,0 +1,193 @@
+"""Evaluation: one protocol before and after training, and the statistics to read it with.
+
+Greedy decoding, the same prompt and the same token cap for base and trained model; strict and lenient shown apart.
+
+    >>> low, high = wilson_interval(82, 150)                                  # 54.67% of 150 questions
+    >>> f"[{100 * low:.1f}, {100 * high:.1f}]"
+    '[46.7, 62.4]'
+    >>> pass_at_k(n=8, correct=1, k=8), pass_at_k(n=8, correct=2, k=1)
+    (1.0, 0.25)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from utils.answers import is_correct
+from utils.data import Question, chat_prompt
+from utils.policy import Policy
+from utils.rewards import format_reward
+
+RATES = ("strict", "lenient", "format", "truncated")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `truncated` means that the token cap cut it off before it ended by itself."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One question answered and judged; the four rates of an evaluation are the means of its booleans."""
+
+    question: str
+    gold: str
+    completion: str
+    tokens: int
+    strict: bool
+    lenient: bool
+    format: bool
+    truncated: bool
+
+
+# ---------------------------------------------------------------------------------------- statistics
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval (95% by default) of a proportion (Wilson 1927, eq. in Agresti & Coull 1998, section 2).
+
+    Raises:
+        ValueError: not 0 <= successes <= n, or n < 1.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar_p(fixed: int, broken: int) -> float:
+    """Two-sided exact McNemar test: could `fixed` against `broken` flips be a fair coin's doing?
+
+    Binomial(n = fixed + broken, 1/2), computed in whole numbers and therefore exact before the last division.
+    """
+    n, least = fixed + broken, min(fixed, broken)
+    tail = sum(math.comb(n, k) for k in range(least + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that at least one of k completions is correct, estimated from `correct` of n without bias.
+
+    Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1.
+    """
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise ValueError(f"need 1 <= k <= n and 0 <= correct <= n, got n={n}, correct={correct}, k={k}")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+# ---------------------------------------------------------------------------------------- generation
+
+
+def generate(policy: Policy, questions: Sequence[Question], temperature: float = 0.0, n: int = 1,
+             progress: Callable[[int, int], None] | None = None) -> list[list[Sample]]:
+    """Answer every question n times; `temperature` 0 is greedy decoding.
+
+    Args:
+        progress: called with (questions done, questions in all) after each batch.
+    Returns:
+        One list of n samples per question, in the order of `questions`.
+    """
+    prompts = [policy.tokenizer.apply_chat_template(chat_prompt(q.question), tokenize=False, add_generation_prompt=True)
+               for q in questions]
+    if policy.engine == "unsloth+vllm":
+        return _generate_vllm(policy, prompts, temperature, n)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    step = max(1, policy.profile.eval_batch // n)
+    for start in range(0, len(order), step):
+        batch = order[start : start + step]
+        for i, group in zip(batch, _generate_batch(policy, [prompts[i] for i in batch], temperature, n), strict=True):
+            samples[i] = group
+        if progress:
+            progress(min(start + step, len(order)), len(order))
+    return samples
+
+
+def _generate_batch(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
+    import torch
+
+    tokenizer, cap = policy.tokenizer, policy.profile.max_completion_tokens
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.model.device)
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {
+        "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    with torch.inference_mode():
+        output = policy.model.generate(**inputs, max_new_tokens=cap, num_return_sequences=n, repetition_penalty=1.0,
+                                       pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **how)
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    samples = [_sample(tokenizer, row, cap) for row in rows]
+    return [samples[i : i + n] for i in range(0, len(samples), n)]
+
+
+def _sample(tokenizer: Any, ids: list[int], cap: int) -> Sample:
+    ended = tokenizer.eos_token_id in ids
+    if ended:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return Sample(tokenizer.decode(ids, skip_special_tokens=True), len(ids), truncated=not ended and len(ids) >= cap)
+
+
+def _generate_vllm(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
+    from vllm import SamplingParams
+
+    how = SamplingParams(n=n, temperature=temperature, max_tokens=policy.profile.max_completion_tokens)
+    lora = policy.model.load_lora(str(policy.adapter)) if policy.adapter else None
+    outputs = policy.model.fast_generate(prompts, sampling_params=how, lora_request=lora)
+    return [[Sample(o.text, len(o.token_ids), o.finish_reason == "length") for o in output.outputs] for output in outputs]
+
+
+# ---------------------------------------------------------------------------------------- evaluation
+
+
+def judge(question: Question, sample: Sample) -> Verdict:
+    """Judge one completion against its gold."""
+    return Verdict(
+        question.question, question.gold, sample.text, sample.tokens,
+        strict=is_correct(sample.text, question.gold, mode="strict"),
+        lenient=is_correct(sample.text, question.gold, mode="lenient"),
+        format=format_reward([sample.text])[0] == 1.0, truncated=sample.truncated)
+
+
+def evaluate(policy: Policy, questions: Sequence[Question], progress: Callable[[int, int], None] | None = None
+             ) -> list[Verdict]:
+    """Greedy answers to all questions, judged."""
+    groups = generate(policy, questions, progress=progress)
+    return [judge(q, group[0]) for q, group in zip(questions, groups, strict=True)]
+
+
+def rates(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
+    """For each of `RATES`: {"rate", "low", "high"}, the mean with its 95% Wilson interval."""
+    table = {}
+    for name in RATES:
+        count = sum(getattr(v, name) for v in verdicts)
+        low, high = wilson_interval(count, len(verdicts))
+        table[name] = {"rate": count / len(verdicts), "low": low, "high": high}
+    return table
+
+
+def compare(base: Sequence[Verdict], trained: Sequence[Verdict]) -> dict[str, Any]:
+    """The paired view: which questions the training fixed and which it broke, by strict correctness.
+
+    Raises:
+        ValueError: the two lists are not answers to the same questions.
+    """
+    if [v.question for v in base] != [v.question for v in trained]:
+        raise ValueError(f"paired comparison needs the same questions in the same order, got {len(base)} and {len(trained)} "
+                         "verdicts that differ; evaluate both models on one list")
+    fixed = sum(t.strict and not b.strict for b, t in zip(base, trained, strict=True))
+    broken = sum(b.strict and not t.strict for b, t in zip(base, trained, strict=True))
+    return {"flips": {"fixed": fixed, "broken": broken}, "mcnemar_p": mcnemar_p(fixed, broken)}
+
+
+def correct_counts(policy: Policy, questions: Sequence[Question], n: int = 8) -> list[int]:
+    """For each question, how many of n answers sampled at temperature 1 are strictly correct: what `pass_at_k` needs."""
+    groups = generate(policy, questions, temperature=1.0, n=n)
+    return [sum(judge(q, s).strict for s in group) for q, group in zip(questions, groups, strict=True)]

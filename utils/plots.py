@@ -1,0 +1,132 @@
+"""Pictures: one function, one figure. Colours are Okabe and Ito's, told apart by colour-blind readers.
+
+Every function returns a `matplotlib.figure.Figure` and touches no global state; `png(figure)` gives its bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG bytes, without time stamps, so that the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _axes(figure: Figure, *where: int, title: str, x: str, y: str) -> Any:
+    axes = figure.add_subplot(*where)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    return axes
+
+
+def smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """Centred moving average; the window shrinks at both ends."""
+    half = window // 2
+    return [sum(part) / len(part) for part in (values[max(0, i - half) : i + half + 1] for i in range(len(values)))]
+
+
+def _curve(axes: Any, history: Sequence[dict[str, Any]], metric: str, colour: str, label: str, scale: float = 1.0) -> None:
+    points = [(line["step"], scale * line[metric]) for line in history if line.get(metric) is not None]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+        axes.plot(steps, smooth(values), color=colour, label=label, linewidth=2)
+
+
+def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
+    """Reward parts, dead groups and cut-off share, completion length, over the optimizer steps of a run.
+
+    Args:
+        history: records of log.jsonl.
+    """
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    parts = _axes(figure, 1, 3, 1, title="what is rewarded", x="optimizer step", y="share of completions [%]")
+    for metric, colour, label in (("rewards/correctness_reward/mean", BLUE, "correct (lenient)"),
+                                  ("rewards/format_reward/mean", ORANGE, "format"),
+                                  ("rewards/strict_metric/mean", GREEN, "strict (not rewarded)")):
+        _curve(parts, history, metric, colour, label, 100)
+    health = _axes(figure, 1, 3, 2, title="what teaches nothing", x="optimizer step", y="share [%]")
+    _curve(health, history, "frac_reward_zero_std", RED, "dead groups", 100)
+    _curve(health, history, "completions/clipped_ratio", GREY, "cut off at the token cap", 100)
+    length = _axes(figure, 1, 3, 3, title="how long it talks", x="optimizer step", y="tokens per completion")
+    _curve(length, history, "completions/mean_length", BLUE, "mean length")
+    for axes in (parts, health):
+        axes.set_ylim(-3, 103)
+    for axes in (parts, health, length):
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def before_after(summary: dict[str, Any]) -> Figure:
+    """Strict, lenient, format and truncated rates of base and trained model with their 95% intervals.
+
+    Args:
+        summary: holds `base`, `trained` (as `evaluation.rates` gives them) and `n_test`.
+    """
+    names = ("strict", "lenient", "format", "truncated")
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = _axes(figure, title=f"before and after GRPO, {summary['n_test']:,} test questions, greedy", x="", y="share [%]")
+    for offset, who, colour in ((-0.2, "base", GREY), (0.2, "trained", BLUE)):
+        for i, name in enumerate(names):
+            r = summary[who][name]
+            error = [[100 * (r["rate"] - r["low"])], [100 * (r["high"] - r["rate"])]]
+            axes.bar(i + offset, 100 * r["rate"], 0.36, color=colour, yerr=error, capsize=3, label=who if i == 0 else None)
+            axes.text(i + offset, 100 * r["high"] + 2, f"{100 * r['rate']:.1f}", ha="center", fontsize=9)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 112)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.85, 1.0))
+    return figure
+
+
+def histogram(groups: dict[str, Sequence[float]], title: str, x: str, cap: float | None = None) -> Figure:
+    """Overlaid histograms of a few named samples (lengths, number of steps …), with a dashed line at `cap`."""
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = _axes(figure, title=title, x=x, y="count")
+    low = min(min(values) for values in groups.values())
+    high = max(max(values) for values in groups.values())
+    width = max(1, round((high - low) / 40))
+    edges = [low + width * i - 0.5 for i in range(int((high - low) // width) + 2)]
+    for colour, (name, values) in zip((GREY, BLUE, ORANGE, GREEN), groups.items(), strict=False):
+        axes.hist(values, edges, color=colour, alpha=0.6, label=name)
+    if cap is not None:
+        axes.axvline(cap, color=RED, linestyle="--", label=f"cap {cap:g}")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, y: str) -> Figure:
+    """Grouped bars with their values: one colour for each named series, one place on the axis for each label."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = _axes(figure, title=title, x="", y=y)
+    width = 0.8 / len(series)
+    for k, (colour, (name, values)) in enumerate(zip((BLUE, ORANGE, GREEN, GREY), series.items(), strict=False)):
+        places = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
+        drawn = axes.bar(places, values, 0.9 * width, color=colour, label=name)
+        axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.margins(y=0.15)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def lines(curves: dict[str, tuple[Sequence[float], Sequence[float]]], title: str, x: str, y: str) -> Figure:
+    """Named curves `{name: (xs, ys)}` in one panel."""
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = _axes(figure, title=title, x=x, y=y)
+    for colour, (name, (xs, ys)) in zip((BLUE, ORANGE, GREEN, GREY), curves.items(), strict=False):
+        axes.plot(xs, ys, color=colour, linewidth=2, label=name)
+    axes.legend(frameon=False, fontsize=9)
+    return figure

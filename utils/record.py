@@ -1,0 +1,104 @@
+"""Make the recorded reference runs: `python -m utils.record` (about 15 minutes on 2 cores).
+
+For each seed it trains profile tiny, evaluates base and trained model on the whole test split, and writes
+
+    assets/runs/tiny/seed-N/    summary.json, training.json, log.jsonl; seed 0 also keeps its adapter
+    assets/figures/             the README's pictures, drawn from those files
+    README.md                   the results table between its two markers, written from those files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from utils import plots, report
+from utils.data import load_questions
+from utils.evaluation import evaluate, pass_rates
+from utils.files import read_jsonl, write_json, write_text
+from utils.policy import load_policy
+from utils.profiles import ROOT, get_profile
+from utils.training import train, versions
+
+SEEDS = (0, 1, 2)
+RUNS, FIGURES, README = ROOT / "assets" / "runs" / "tiny", ROOT / "assets" / "figures", ROOT / "README.md"
+MARKERS = ("<!-- results: written by python -m utils.record -->", "<!-- end of results -->")
+PASS_QUESTIONS = 256
+
+
+def record(seeds: tuple[int, ...] = SEEDS) -> None:
+    """Train and evaluate every seed and write its folder."""
+    profile = get_profile("tiny")
+    questions = load_questions(profile.dataset, "test")
+    policy = load_policy(profile)
+    base, base_pass = evaluate(policy, questions), pass_rates(policy, questions[:PASS_QUESTIONS])
+    for seed in seeds:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(profile, folder, seed)
+            trained = evaluate(load_policy(profile, result.adapter), questions)
+            target = RUNS / f"seed-{seed}"
+            target.mkdir(parents=True, exist_ok=True)
+            for name in ("training.json", "log.jsonl"):
+                shutil.copy(Path(folder) / name, target / name)
+            if seed == seeds[0]:
+                shutil.copytree(result.adapter, target / "adapter", dirs_exist_ok=True)
+        summary = report.summarise(
+            "tiny", versions(), base, trained, seed=seed, base_pass=base_pass, pass_questions=PASS_QUESTIONS,
+            train_steps=result.steps, train_seconds=round(result.seconds, 1),
+            total_seconds=round(time.perf_counter() - start, 1), machine=machine())
+        write_json(target / "summary.json", summary)
+        print(report.verdict_line(summary), flush=True)
+
+
+def machine() -> str:
+    """What the run was timed on, e.g. "x86_64, 2 cores, Linux, Python 3.11.7"."""
+
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The summaries of the recorded runs, by seed."""
+    return [json.loads((RUNS / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8")) for seed in SEEDS]
+
+
+def results_table(summaries: list[dict[str, Any]]) -> str:
+    """The README's table of these runs, in Markdown."""
+    lines = ["| seed | strict before | strict after | lenient | format | fixed / broken | McNemar p | training |",
+             "|---|---|---|---|---|---|---|---|"]
+    for s in summaries:
+        base, trained = s["base"], s["trained"]
+        change = [f"{100 * base[name]['rate']:.1f} → {100 * trained[name]['rate']:.1f}%" for name in ("lenient", "format")]
+        p = s["mcnemar_p"]
+        lines.append(" | ".join([
+            f"| {s['seed']}", report.percent(base["strict"]), f"**{report.percent(trained['strict'])}**", *change,
+            f"{s['flips']['fixed']} / {s['flips']['broken']}", "< 1e-6" if p < 1e-6 else f"{p:.2g}",
+            f"{s['train_steps']} steps, {s['train_seconds']:.0f} s |"]))
+    s = summaries[0]
+    lines += ["", f"Measured on {s['machine']}: {s['n_test']:,} test questions, greedy, 95% Wilson intervals. The base model, "
+              f"sampled on {s['pass_questions']} of them: pass@1 {100 * s['base_pass']['pass@1']:.1f}%, "
+              f"pass@8 {100 * s['base_pass']['pass@8']:.1f}%."]
+    return "\n".join(lines)
+
+
+def publish() -> None:
+    """Draw the figures and write the README's table from the recorded runs."""
+    summaries = recorded()
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "before_after.png").write_bytes(plots.png(plots.before_after(summaries[0])))
+    history = read_jsonl(RUNS / "seed-0" / "log.jsonl")
+    (FIGURES / "learning_curves.png").write_bytes(plots.png(plots.learning_curves(history)))
+    before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    write_text(README, f"{before}{MARKERS[0]}\n{results_table(summaries)}\n{MARKERS[1]}{after}")
+
+
+if __name__ == "__main__":
+    record()
+    publish()

@@ -1,0 +1,236 @@
+"""The tiny world: an endless supply of grade-school word problems in GSM8K's own shape.
+
+    >>> problem = next(problems("test", seed=0))
+    >>> print(problem.question)                                             # doctest: +SKIP
+    Zoe has 4 trays with 12 rolls in each. She drops 9 of them. How many rolls does Zoe have now?
+    >>> print(problem.answer)                                               # doctest: +SKIP
+    Zoe has 4*12=<<4*12=48>>48 rolls.
+    Then she has 48-9=<<48-9=39>>39 rolls.
+    #### 39
+
+A story is an opening, up to two events and an ending; together they take one to four steps of arithmetic on
+whole numbers up to 300. The three splits are disjoint by construction: a problem's *plot* (its kinds of sentences and
+its numbers, without names and things) is hashed, and the hash decides the split. So no plot of the test split
+occurs in the training split even under other names, however many problems are drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+SPLIT_SIZES = {"train": 7_473, "validation": 500, "test": 1_319}  # train and test as in GSM8K
+LARGEST = 300
+
+PEOPLE = [
+    *((name, "she", "her") for name in ("Mia", "Zoe", "Ana", "Lena", "Ruth", "Nora", "Ida", "Fay")),
+    *((name, "he", "him") for name in ("Tom", "Ben", "Max", "Omar", "Leo", "Sam", "Raj", "Kofi")),
+]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """The words of one corner of the world; `make` and `lose` are verbs, `box` is what things lie in."""
+
+    name: str
+    items: tuple[str, ...]
+    box: str
+    make: str
+    lose: str
+
+
+TOPICS = [
+    Topic("bakery", ("rolls", "muffins", "pies"), "trays", "bakes", "burns"),
+    Topic("farm", ("eggs", "apples", "melons"), "baskets", "picks", "drops"),
+    Topic("school", ("pens", "rulers", "notes"), "boxes", "buys", "loses"),
+    Topic("beach", ("shells", "stones", "crabs"), "buckets", "finds", "drops"),
+    Topic("workshop", ("toys", "chairs", "lamps"), "crates", "builds", "breaks"),
+    Topic("garden", ("roses", "beans", "plants"), "rows", "grows", "cuts"),
+    Topic("art", ("cards", "beads", "masks"), "boxes", "makes", "loses"),
+    Topic("library", ("books", "maps", "comics"), "shelves", "reads", "lends"),
+    Topic("party", ("cups", "candles", "hats"), "packs", "buys", "breaks"),
+    Topic("sport", ("balls", "medals", "caps"), "bags", "wins", "loses"),
+    Topic("post", ("letters", "stamps", "parcels"), "bags", "sorts", "sends"),
+    Topic("kitchen", ("plates", "bowls", "jars"), "shelves", "cleans", "breaks"),
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One word problem. `answer` is a solution as GSM8K writes it: annotated steps, then `#### number`."""
+
+    question: str
+    answer: str
+    topic: str
+    steps: int
+
+
+class Misfit(Exception):
+    """The numbers drawn do not fit the story (a remainder, a negative, too large): draw another."""
+
+
+@dataclass
+class _Story:
+    """A story being told: `quantity` is how many things the hero has after the sentences so far."""
+
+    rng: random.Random
+    topic: Topic
+    quantity: int = 0
+    sentences: list[str] = field(default_factory=list)
+    working: list[str] = field(default_factory=list)
+    plot: list[str | int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.name, self.she, self.her), (self.other, _, _) = self.rng.sample(PEOPLE, 2)
+        self.She = self.she.capitalize()
+        self.items = self.rng.choice(self.topic.items)
+
+    def number(self, low: int, high: int) -> int:
+        n = self.rng.randint(low, high)
+        self.plot.append(n)
+        return n
+
+    def say(self, *variants: str) -> None:
+        self.sentences.append(self.rng.choice(variants))
+
+    def step(self, before: str, a: int, op: str, b: int, after: str) -> int:
+        """Append one line of working, `before a op b = result after`, and return the result."""
+        if op == "/" and a % b:
+            raise Misfit
+        result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
+        if not 1 <= result <= LARGEST:
+            raise Misfit
+        self.working.append(f"{before} {a}{op}{b}=<<{a}{op}{b}={result}>>{result} {after}.")
+        return result
+
+
+def _has(s: _Story) -> None:
+    s.quantity = a = s.number(5, 90)
+    s.say(f"{s.name} has {a} {s.items}.", f"There are {a} {s.items} that belong to {s.name}.")
+
+
+def _boxes(s: _Story) -> None:
+    k, a = s.number(2, 9), s.number(3, 20)
+    s.say(f"{s.name} has {k} {s.topic.box} with {a} {s.items} in each.",
+          f"{s.name} has {k} {s.topic.box}. Each holds {a} {s.items}.")
+    s.quantity = s.step(f"{s.name} has", k, "*", a, s.items)
+
+
+def _twice_a_day(s: _Story) -> None:
+    a, b = s.number(5, 60), s.number(5, 60)
+    s.say(f"{s.name} {s.topic.make} {a} {s.items} in the morning and {b} in the evening.",
+          f"In the morning {s.name} {s.topic.make} {a} {s.items}, and in the evening {b} more.")
+    s.quantity = s.step(f"{s.name} {s.topic.make}", a, "+", b, s.items)
+
+
+def _daily(s: _Story) -> None:
+    a, k = s.number(3, 20), s.number(2, 9)
+    s.say(f"{s.name} {s.topic.make} {a} {s.items} a day for {k} days.",
+          f"Every day {s.name} {s.topic.make} {a} {s.items}. {s.She} does this for {k} days.")
+    s.quantity = s.step(f"{s.name} {s.topic.make}", a, "*", k, s.items)
+
+
+def _gain(s: _Story) -> None:
+    b = s.number(3, 60)
+    s.say(f"{s.other} gives {s.her} {b} more.", f"Then {s.she} gets {b} more from {s.other}.")
+    s.quantity = s.step(f"Then {s.she} has", s.quantity, "+", b, s.items)
+
+
+def _loss(s: _Story) -> None:
+    b = s.number(3, 60)
+    s.say(f"{s.She} {s.topic.lose} {b} of them.", f"Then {s.she} {s.topic.lose} {b} {s.items}.")
+    s.quantity = s.step(f"Then {s.she} has", s.quantity, "-", b, s.items)
+
+
+def _half(s: _Story) -> None:
+    s.say(f"{s.She} gives half of them to {s.other}.", f"{s.She} keeps only half of them.")
+    s.quantity = s.step("Half of them is", s.quantity, "/", 2, s.items)
+
+
+def _now(s: _Story) -> None:
+    s.say(f"How many {s.items} does {s.name} have now?", f"How many {s.items} does {s.she} have in the end?")
+
+
+def _share(s: _Story) -> None:
+    k = s.number(2, 9)
+    s.say(f"{s.She} shares them equally among {k} friends. How many {s.items} does each friend get?",
+          f"{k} friends share all of them equally. How many {s.items} are there for each friend?")
+    s.quantity = s.step("Each friend gets", s.quantity, "/", k, s.items)
+
+
+def _sell(s: _Story) -> None:
+    p = s.number(2, 9)
+    s.say(f"{s.She} sells them for ${p} each. How many dollars does {s.she} get?",
+          f"{s.other} buys them all for ${p} each. How many dollars does {s.other} pay?")
+    s.quantity = s.step("That is", s.quantity, "*", p, "dollars")
+
+
+def _together(s: _Story) -> None:
+    b = s.number(3, 40)
+    s.say(f"{s.other} has {b} more {s.items} than {s.name}. How many {s.items} do they have together?",
+          f"{s.other} has {b} {s.items} more than {s.she} has. How many {s.items} is that for both?")
+    others = s.step(f"{s.other} has", s.quantity, "+", b, s.items)
+    s.quantity = s.step("Together they have", s.quantity, "+", others, s.items)
+
+
+def _times(s: _Story) -> None:
+    k = s.number(2, 6)
+    s.say(f"{s.other} has {k} times as many {s.items} as {s.name}. How many {s.items} does {s.other} have?")
+    s.quantity = s.step(f"{s.other} has", s.quantity, "*", k, s.items)
+
+
+def _missing(s: _Story) -> None:
+    goal = s.number(20, 200)
+    s.say(f"{s.She} wants {goal} {s.items}. How many more {s.items} does {s.she} need?")
+    s.quantity = s.step(f"{s.She} needs", goal, "-", s.quantity, s.items)
+
+
+OPENINGS: list[Callable[[_Story], None]] = [_has, _boxes, _twice_a_day, _daily]
+EVENTS: list[Callable[[_Story], None]] = [_gain, _loss, _half]
+ENDINGS: list[Callable[[_Story], None]] = [_now, _share, _sell, _together, _times, _missing]
+
+
+def split_of(plot: list[str | int]) -> str:
+    """The split that a plot belongs to, decided by its hash: 8 in 10 train, 1 validation, 1 test."""
+    bucket = hashlib.sha256(repr(plot).encode()).digest()[0] % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def _tell(rng: random.Random, events: int) -> tuple[_Story, list[str | int]]:
+    story = _Story(rng, rng.choice(TOPICS))
+    for chapter in (rng.choice(OPENINGS), *rng.choices(EVENTS, k=events), rng.choice(ENDINGS)):
+        story.plot.append(chapter.__name__)
+        chapter(story)
+    return story, story.plot
+
+
+def problems(split: str, seed: int) -> Iterator[Problem]:
+    """Yield problems of one split without end; the same seed yields the same sequence.
+
+    Raises:
+        ValueError: `split` is not one of train, validation, test.
+    """
+    if split not in SPLIT_SIZES:
+        raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r}")
+    rng = random.Random(f"{split}-{seed}")
+    while True:
+        try:
+            story, plot = _tell(rng, events=rng.choice((0, 1, 1, 2)))
+        except Misfit:
+            continue
+        if story.working and split_of(plot) == split:
+            yield Problem(question=" ".join(story.sentences),
+                          answer="\n".join([*story.working, f"#### {story.quantity}"]),
+                          topic=story.topic.name, steps=len(story.working))
+
+
+def tiny_split(split: str) -> list[Problem]:
+    """The fixed split of `SPLIT_SIZES[split]` problems with distinct questions, the same on every machine."""
+    chosen: dict[str, Problem] = {}
+    for problem in problems(split, seed=0):
+        chosen.setdefault(problem.question, problem)
+        if len(chosen) == SPLIT_SIZES[split]:
+            return list(chosen.values())
+    raise AssertionError("problems() never ends")
