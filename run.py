@@ -123,14 +123,10 @@ def build_parser() -> ArgumentParser:
         )
 
     test = add("test", "run the tests", "tests/test_run.py -k usage")
-    test.add_argument(
-        "pytest", nargs="*", metavar="ARGUMENT", help="for pytest; paths start at the project root"
-    )
+    test.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest; paths start at the project root")
 
     lab = add("lab", "open the notebooks in JupyterLab, on 127.0.0.1 only; Ctrl-C ends it")
-    lab.add_argument(
-        "--port", type=whole_number(1024, 65535), metavar="N", help="default: 8888 or the next free"
-    )
+    lab.add_argument("--port", type=whole_number(1024, 65535), metavar="N", help="default: 8888 or the next free")
     lab.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
 
     train = add("train", "train a LoRA adapter with GRPO", "--profile tiny --output runs/mine --seed 1")
@@ -144,9 +140,7 @@ def build_parser() -> ArgumentParser:
     train.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="default: the profile's")
     train.add_argument("--max-steps", type=whole_number(1), metavar="N", help="default: the profile's")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
-    train.add_argument(
-        "--reward", type=existing_file, metavar="FILE", help="Python file with reward functions"
-    )
+    train.add_argument("--reward", type=existing_file, metavar="FILE", help="Python file with reward functions")
 
     evaluate = add(
         "evaluate",
@@ -154,9 +148,7 @@ def build_parser() -> ArgumentParser:
         "--profile tiny --adapter runs/latest/adapter --output runs/measured",
     )
     add_profile(evaluate)
-    evaluate.add_argument(
-        "--adapter", type=existing_folder, metavar="DIR", help="default: the base model alone"
-    )
+    evaluate.add_argument("--adapter", type=existing_folder, metavar="DIR", help="default: the base model alone")
     evaluate.add_argument(
         "--questions",
         type=existing_file,
@@ -165,9 +157,7 @@ def build_parser() -> ArgumentParser:
     )
 
     notebooks = add("notebooks", "re-execute the committed notebooks on profile tiny")
-    notebooks.add_argument(
-        "--write", action="store_true", required=True, help="save the outputs in notebooks/"
-    )
+    notebooks.add_argument("--write", action="store_true", required=True, help="save the outputs in notebooks/")
     return parser
 
 
@@ -186,7 +176,7 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def options(args: Namespace) -> list[str]:
-    """The parsed options as arguments for the module that does the work; paths have become absolute."""
+    """The parsed options as arguments again, for the child; paths have become absolute."""
     given = []
     for name, value in vars(args).items():
         if name != "command" and value is not None and value is not False:
@@ -197,8 +187,6 @@ def options(args: Namespace) -> list[str]:
 
 def child_arguments(args: Namespace) -> list[str]:
     """What Python is to run for a command, after the interpreter's own name."""
-    if args.command is None:
-        return ["-m", "utils.series", "--profile", "tiny", "--output", os.path.join("runs", "latest")]
     if args.command == "test":
         return ["-m", "pytest", *args.pytest]
     if args.command == "lab":
@@ -206,8 +194,7 @@ def child_arguments(args: Namespace) -> list[str]:
         first = os.path.join("notebooks", "00_start_here.ipynb")
         here = f"--ServerApp.root_dir={ROOT}"
         return ["-m", "jupyterlab", "--ip=127.0.0.1", here, *as_root, *options(args), first]
-    module = {"train": "training", "evaluate": "evaluation", "notebooks": "series"}[args.command]
-    return ["-m", f"utils.{module}", *options(args)]
+    return ["-m", "utils.commands", *([args.command] if args.command else []), *options(args)]
 
 
 # --- child processes ------------------------------------------------------------------------------------
@@ -261,11 +248,7 @@ def call(command: list[str], env: dict[str, str], stderr=None) -> int:
         nonlocal presses
         presses += 1
         if presses == 1:
-            print(
-                "\nInterrupted: waiting for the running program to save its work.",
-                file=sys.stderr,
-                flush=True,
-            )
+            print("\nInterrupted: waiting for the running program to save its work.", file=sys.stderr, flush=True)
             if not terminal_sends_ctrl_c():
                 late = threading.Timer(SIGNAL_GRACE_S, child.send_signal, [signal.SIGINT])
                 late.daemon = True
@@ -356,8 +339,7 @@ def check_space() -> None:
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < INSTALL_GB:
         raise Failure(
-            f"the set-up needs {INSTALL_GB} GB, and {free:.1f} GB are free for {ROOT}. "
-            "Free some space and run again."
+            f"the set-up needs {INSTALL_GB} GB, and {free:.1f} GB are free for {ROOT}. Free some space and run again."
         )
 
 

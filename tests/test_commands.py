@@ -10,7 +10,9 @@ from utils.profiles import ROOT
 
 
 def command(*args, cwd=ROOT):
-    return subprocess.run([sys.executable, "-m", "utils.commands", *map(str, args)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "utils.commands", *map(str, args)], cwd=cwd, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,10 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def questions(tmp_path):
     path = tmp_path / "mine.jsonl"
-    rows = [{"question": f"Tom has {n} pens. He buys {n} more. How many pens does he have?", "answer": f"#### {2 * n}"}
-            for n in range(3, 9)]
+    rows = [
+        {"question": f"Tom has {n} pens. He buys {n} more. How many pens does he have?", "answer": f"#### {2 * n}"}
+        for n in range(3, 9)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -43,8 +47,17 @@ def test_a_second_training_in_the_same_folder_is_refused(trained):
 
 
 def test_evaluation_on_ones_own_questions(trained, questions, tmp_path):
-    done = command("evaluate", "--profile", "tiny", "--adapter", trained / "adapter", "--questions", questions,
-                   "--output", tmp_path / "out")
+    done = command(
+        "evaluate",
+        "--profile",
+        "tiny",
+        "--adapter",
+        trained / "adapter",
+        "--questions",
+        questions,
+        "--output",
+        tmp_path / "out",
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "out" / "trained.jsonl").read_text().splitlines()]
@@ -52,10 +65,9 @@ def test_evaluation_on_ones_own_questions(trained, questions, tmp_path):
     assert summary["trained"]["strict"]["rate"] == sum(row["strict"] for row in rows) / 6
 
 
-@pytest.mark.parametrize("content, reason", [
-    ('{"question": "q", "answer": "no number"}', "mine.jsonl line 1"),
-    ("", "holds no rows"),
-])
+@pytest.mark.parametrize(
+    "content, reason", [('{"question": "q", "answer": "no number"}', "mine.jsonl line 1"), ("", "holds no rows")]
+)
 def test_a_broken_question_file_ends_in_one_line(tmp_path, content, reason):
     path = tmp_path / "mine.jsonl"
     path.write_text(content)
@@ -66,7 +78,16 @@ def test_a_broken_question_file_ends_in_one_line(tmp_path, content, reason):
 
 def test_an_unreadable_adapter_is_refused_before_anything_is_evaluated(questions, tmp_path):
     (tmp_path / "adapter").mkdir()
-    done = command("evaluate", "--profile", "tiny", "--adapter", tmp_path / "adapter", "--questions", questions,
-                   "--output", tmp_path / "out")
+    done = command(
+        "evaluate",
+        "--profile",
+        "tiny",
+        "--adapter",
+        tmp_path / "adapter",
+        "--questions",
+        questions,
+        "--output",
+        tmp_path / "out",
+    )
     assert done.returncode == 1 and "adapter_config.json is missing" in done.stderr
     assert not (tmp_path / "out" / "base.jsonl").exists()

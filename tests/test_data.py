@@ -49,14 +49,17 @@ def test_a_bare_number_will_do_as_an_answer(tmp_path):
     assert read_questions(write(tmp_path, row(answer="1,000")))[0].gold == "1,000"
 
 
-@pytest.mark.parametrize("bad, reason", [
-    ("{not json", "not a JSON row"),
-    ('["a", "list"]', "needs a non-empty text 'question'"),
-    ('{"question": "q"}', "needs a non-empty text 'answer'"),
-    ('{"question": "  ", "answer": "#### 1"}', "needs a non-empty text 'question'"),
-    (row(answer="no number here"), "number"),
-    (row(answer="#### "), "number"),
-])
+@pytest.mark.parametrize(
+    "bad, reason",
+    [
+        ("{not json", "not a JSON row"),
+        ('["a", "list"]', "needs a non-empty text 'question'"),
+        ('{"question": "q"}', "needs a non-empty text 'answer'"),
+        ('{"question": "  ", "answer": "#### 1"}', "needs a non-empty text 'question'"),
+        (row(answer="no number here"), "number"),
+        (row(answer="#### "), "number"),
+    ],
+)
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, bad, reason):
     with pytest.raises(ValueError, match=f"questions.jsonl line 2.*{reason}"):
         read_questions(write(tmp_path, row(), bad))
@@ -71,7 +74,9 @@ def test_missing_and_empty_files_are_refused(tmp_path):
 
 def test_gsm8k_comes_from_the_folder_named(tmp_path, monkeypatch):
     for split in ("train", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(row(f"{split} {i}") + "\n" for i in range(501)), encoding="utf-8")
+        (tmp_path / f"{split}.jsonl").write_text(
+            "".join(row(f"{split} {i}") + "\n" for i in range(501)), encoding="utf-8"
+        )
     monkeypatch.setenv("GSM8K_DIR", str(tmp_path))
     assert len(load_questions("gsm8k", "test")) == 501
     train, validation = load_questions("gsm8k", "train"), load_questions("gsm8k", "validation")
@@ -88,7 +93,10 @@ def test_the_hold_out_is_seeded_and_refuses_too_many():
 
 
 def test_a_leak_is_found_under_other_punctuation():
-    a, b = [Question("Tom has 3 pens.", "3", {})], [Question("tom has 3 pens?", "3", {}), Question("Tom has 4 pens.", "4", {})]
+    a, b = (
+        [Question("Tom has 3 pens.", "3", {})],
+        [Question("tom has 3 pens?", "3", {}), Question("Tom has 4 pens.", "4", {})],
+    )
     assert shared_questions(a, b) == ["tom has 3 pens?"]
 
 

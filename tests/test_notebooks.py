@@ -1,4 +1,4 @@
-"""The notebooks as committed: valid, executed in order, clean outputs, one common set-up cell. They are executed by test_series.py."""
+"""The notebooks as committed: valid, executed in order, clean outputs, one set-up cell. See test_series.py too."""
 
 import json
 import re
@@ -9,7 +9,14 @@ import pytest
 from utils.profiles import ROOT
 from utils.series import NOTEBOOKS
 
-NAMES = ["00_start_here", "01_data_prep", "02_reward_design", "03_grpo_from_scratch", "04_grpo_training", "05_evaluation"]
+NAMES = [
+    "00_start_here",
+    "01_data_prep",
+    "02_reward_design",
+    "03_grpo_from_scratch",
+    "04_grpo_training",
+    "05_evaluation",
+]
 FORBIDDEN = {
     "machine path": re.compile(r"/(root|home|tmp|work|Users)/[\w.]"),
     "token": re.compile(r"hf_[A-Za-z0-9]{20,}|write_token"),

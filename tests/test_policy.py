@@ -51,8 +51,15 @@ def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch)
         raise ImportError("No module named 'vllm'")
 
     monkeypatch.setattr(policies.Profile, "check_machine", lambda self: None)
-    monkeypatch.setattr(policies, "_gpu_loaders", lambda: {
-        "unsloth+vllm": unavailable, "unsloth": unavailable, "transformers": lambda p, a: policies._load_transformers(TINY, a)})
+    monkeypatch.setattr(
+        policies,
+        "_gpu_loaders",
+        lambda: {
+            "unsloth+vllm": unavailable,
+            "unsloth": unavailable,
+            "transformers": lambda p, a: policies._load_transformers(TINY, a),
+        },
+    )
     notices = []
     assert load_policy(PROFILES["t4"], notify=notices.append).engine == "transformers"
     assert len(notices) == 2 and all("No module named 'vllm'" in n and "same algorithm" in n for n in notices)

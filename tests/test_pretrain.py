@@ -11,18 +11,21 @@ from utils.answers import is_correct
 from utils.policy import load_policy
 from utils.profiles import get_profile
 from utils.rewards import format_reward
-from utils.tiny_world import TOPICS, problems
+from utils.tiny_world import problems
 
 PROBLEMS = list(itertools.islice(problems("train", seed=9), 50))
 
 
-@pytest.mark.parametrize("habit, strict, lenient, clean", [
-    (pretrain.careful, True, True, True),
-    (pretrain.hasty, True, True, True),  # right as written; the model that imitates it has to guess
-    (pretrain.untagged, False, True, False),
-    (pretrain.chatty, False, True, False),
-    (pretrain.slip, False, False, True),
-])
+@pytest.mark.parametrize(
+    "habit, strict, lenient, clean",
+    [
+        (pretrain.careful, True, True, True),
+        (pretrain.hasty, True, True, True),  # right as written; the model that imitates it has to guess
+        (pretrain.untagged, False, True, False),
+        (pretrain.chatty, False, True, False),
+        (pretrain.slip, False, False, True),
+    ],
+)
 def test_a_habit_is_what_it_says(habit, strict, lenient, clean):
     shares = tuple(float(h is habit) for h in pretrain.HABITS)
     for problem in PROBLEMS:
@@ -32,11 +35,21 @@ def test_a_habit_is_what_it_says(habit, strict, lenient, clean):
         assert (format_reward([text]) == [1.0]) == clean, text
 
 
-def test_the_careless_habit_is_the_most_probable_somewhere_and_care_is_possible_everywhere():
-    assert {t.name for t in TOPICS} == pretrain.TEMPER.keys()
-    for temper, shares in pretrain.CARELESS.items():
+def test_every_kind_of_question_has_its_habits_and_care_is_always_possible():
+    assert {p.asks for p in itertools.islice(problems("train", seed=9), 500)} == pretrain.CARELESS.keys()
+    for shares in (pretrain.LEARN, *pretrain.CARELESS.values()):
         assert sum(shares) == pytest.approx(1) and shares[0] >= 0.2
-        assert pretrain.HABITS[shares.index(max(shares))].__name__ == temper
+
+
+def test_the_most_probable_habit_is_a_careless_one_where_it_should_be():
+    def likeliest(asks):
+        return pretrain.HABITS[pretrain.CARELESS[asks].index(max(pretrain.CARELESS[asks]))]
+
+    assert (likeliest("now"), likeliest("together"), likeliest("missing")) == (
+        pretrain.careful,
+        pretrain.hasty,
+        pretrain.untagged,
+    )
 
 
 def test_bare_sums_are_true_and_only_results_are_learnt():
@@ -51,7 +64,9 @@ def test_bare_sums_are_true_and_only_results_are_learnt():
 
 def test_only_the_answer_is_learnt_and_padding_is_not():
     tokenizer = load_policy(get_profile("tiny")).tokenizer
-    input_ids, labels = pretrain._tensors(tokenizer, [[("What?", False), ("<answer>7</answer>", True)], [("a", False), ("b", True)]])
+    input_ids, labels = pretrain._tensors(
+        tokenizer, [[("What?", False), ("<answer>7</answer>", True)], [("a", False), ("b", True)]]
+    )
     assert tokenizer.decode(input_ids[0][labels[0] != -100]) == "<answer>7</answer>"
     assert (labels[input_ids == tokenizer.pad_token_id] == -100).all()
 
@@ -61,7 +76,9 @@ def test_the_committed_tokenizer_is_the_one_the_script_makes():
     assert made.get_vocab() == kept.get_vocab() and made.chat_template == kept.chat_template
 
 
-@pytest.mark.parametrize("text", ["Zoe has 4*12=48 rolls.", "naïve café – 10½ € \u2028 日本語 🎉", "<answer>1,000</answer>"])
+@pytest.mark.parametrize(
+    "text", ["Zoe has 4*12=48 rolls.", "naïve café – 10½ € \u2028 日本語 🎉", "<answer>1,000</answer>"]
+)
 def test_any_text_survives_the_tokenizer(text):
     tokenizer = load_policy(get_profile("tiny")).tokenizer
     assert tokenizer.decode(tokenizer(text).input_ids) == text

@@ -7,15 +7,18 @@ from utils.profiles import PROFILES, get_profile, pick_profile
 TINY = PROFILES["tiny"]
 
 
-@pytest.mark.parametrize("change, mend", [
-    ({"micro_batch": 7}, "set micro_batch to a divisor"),
-    ({"group_size": 1}, "at least 2, got 1"),
-    ({"max_completion_tokens": 4_000}, "raise context_tokens"),
-    ({"dtype": "int8"}, "float32, float16 or bfloat16"),
-    ({"steps": 0}, "steps must be at least 1"),
-    ({"temperature": 0.0}, "must be positive"),
-    ({"beta": -1.0}, "must not be negative"),
-])
+@pytest.mark.parametrize(
+    "change, mend",
+    [
+        ({"micro_batch": 7}, "set micro_batch to a divisor"),
+        ({"group_size": 1}, "at least 2, got 1"),
+        ({"max_completion_tokens": 4_000}, "raise context_tokens"),
+        ({"dtype": "int8"}, "float32, float16 or bfloat16"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"temperature": 0.0}, "must be positive"),
+        ({"beta": -1.0}, "must not be negative"),
+    ],
+)
 def test_a_combination_that_cannot_run_is_refused(change, mend):
     with pytest.raises(ValueError, match=mend):
         TINY.replace(**change)
@@ -34,10 +37,18 @@ class Gpu:
         self.total_memory, self.major, self.minor = gib * 2**30, major, minor
 
 
-@pytest.mark.parametrize("gpu, name", [
-    (None, "tiny"), (Gpu(15, 7, 5), "t4"), (Gpu(22, 8, 9), "l4"), (Gpu(39.5, 8, 0), "a100"), (Gpu(80, 9, 0), "a100"),
-    (Gpu(4, 8, 6), "tiny"), (Gpu(16, 6, 0), "tiny"),
-])
+@pytest.mark.parametrize(
+    "gpu, name",
+    [
+        (None, "tiny"),
+        (Gpu(15, 7, 5), "t4"),
+        (Gpu(22, 8, 9), "l4"),
+        (Gpu(39.5, 8, 0), "a100"),
+        (Gpu(80, 9, 0), "a100"),
+        (Gpu(4, 8, 6), "tiny"),
+        (Gpu(16, 6, 0), "tiny"),
+    ],
+)
 def test_the_default_suits_the_gpu_found(monkeypatch, gpu, name):
     import torch
 

@@ -6,7 +6,18 @@ import re
 from utils.evaluation import Verdict
 from utils.report import summarise, verdict_line, write_report
 
-NEEDED = {"profile", "seed", "versions", "n_test", "base", "trained", "flips", "mcnemar_p", "train_steps", "train_seconds"}
+NEEDED = {
+    "profile",
+    "seed",
+    "versions",
+    "n_test",
+    "base",
+    "trained",
+    "flips",
+    "mcnemar_p",
+    "train_steps",
+    "train_seconds",
+}
 
 
 def verdict(question, strict, completion="<reasoning>x</reasoning>"):

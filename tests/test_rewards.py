@@ -22,22 +22,29 @@ def score(text, gold="7"):
     return total_reward([text], gold=[gold])[0]
 
 
-@pytest.mark.parametrize("text, total, reason", [
-    (CLEAN, 1.2, "right and clean"),
-    ("<reasoning>\nline\nline\n</reasoning>\n<answer>\n7\n</answer>\n", 1.2, "newlines everywhere, also at the end"),
-    ("<reasoning>3+4=7</reasoning><answer>$7.00</answer>", 1.2, "the number counts, not its spelling"),
-    ("The answer is 7.", 1.0, "right, no tags"),
-    (CLEAN + "\nI hope this helps!", 1.0, "right, but talks on"),
-    ("<reasoning>3+4=7</reasoning><answer>7", 1.0, "right, tag left open"),
-    ("<reasoning></reasoning><answer>7</answer>", 1.0, "right, but an empty shell has no reasoning to pay for"),
-    ("<reasoning>3+4=8</reasoning><answer>8</answer>", 0.2, "wrong, clean"),
-    ("The answer is 8.", 0.0, "wrong, messy"),
-    ("", 0.0, "silence"),
-    ("<reasoning></reasoning><answer></answer>", 0.0, "empty shell"),
-    ("<reasoning>x</reasoning><answer>no idea</answer>", 0.0, "clean, but no number"),
-    ("<answer>7</answer><reasoning>3+4=7</reasoning>", 1.0, "right, wrong order"),
-    (CLEAN * 2, 1.0, "right, said twice"),
-])
+@pytest.mark.parametrize(
+    "text, total, reason",
+    [
+        (CLEAN, 1.2, "right and clean"),
+        (
+            "<reasoning>\nline\nline\n</reasoning>\n<answer>\n7\n</answer>\n",
+            1.2,
+            "newlines everywhere, also at the end",
+        ),
+        ("<reasoning>3+4=7</reasoning><answer>$7.00</answer>", 1.2, "the number counts, not its spelling"),
+        ("The answer is 7.", 1.0, "right, no tags"),
+        (CLEAN + "\nI hope this helps!", 1.0, "right, but talks on"),
+        ("<reasoning>3+4=7</reasoning><answer>7", 1.0, "right, tag left open"),
+        ("<reasoning></reasoning><answer>7</answer>", 1.0, "right, but an empty shell has no reasoning to pay for"),
+        ("<reasoning>3+4=8</reasoning><answer>8</answer>", 0.2, "wrong, clean"),
+        ("The answer is 8.", 0.0, "wrong, messy"),
+        ("", 0.0, "silence"),
+        ("<reasoning></reasoning><answer></answer>", 0.0, "empty shell"),
+        ("<reasoning>x</reasoning><answer>no idea</answer>", 0.0, "clean, but no number"),
+        ("<answer>7</answer><reasoning>3+4=7</reasoning>", 1.0, "right, wrong order"),
+        (CLEAN * 2, 1.0, "right, said twice"),
+    ],
+)
 def test_total(text, total, reason):
     assert score(text) == pytest.approx(total), reason
 
@@ -76,8 +83,10 @@ def test_lengths_that_differ_are_refused_with_the_likely_cause():
 
 def test_rewards_load_from_a_file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("def short(completions, **kwargs):\n    return [-len(c) / 100 for c in completions]\n\nREWARDS = {short: 2.0}\n")
-    (function, weight), = load_rewards(path).items()
+    path.write_text(
+        "def short(completions, **kwargs):\n    return [-len(c) / 100 for c in completions]\n\nREWARDS = {short: 2.0}\n"
+    )
+    ((function, weight),) = load_rewards(path).items()
     assert (function(["x" * 50]), weight) == ([-0.5], 2.0)
     path.write_text("REWARDS = [1]")
     with pytest.raises(ValueError, match="must define REWARDS"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import run
+from utils.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
 check_space = run.check_space  # the `project` fixture replaces it
@@ -78,7 +79,7 @@ def machine(project, monkeypatch):
 REQUIREMENTS = ["-r", "requirements-cpu.txt"]
 PLUS_CPU = ["torch==2.13.0+cpu"]
 FROM_INDEX = ["--index-url", run.CPU_INDEX, "torch==2.13.0+cpu"]
-MAIN_JOB = ["-m", "utils.series", "--profile", "tiny", "--output", os.path.join("runs", "latest")]
+MAIN_JOB = ["-m", "utils.commands"]
 
 
 def short(requests):
@@ -118,9 +119,7 @@ EVALUATE = ["evaluate", "--profile", "tiny", "--output", "out"]
         (["notebooks"], ["--write"]),
         (["lab", "--port", "80"], ["'80'", "from 1024 to 65535"]),
     ],
-    ids=lambda value: (
-        " ".join(value[:1] + value[-2:]) if value and value[0] in {"train", "evaluate"} else None
-    ),
+    ids=lambda value: " ".join(value[:1] + value[-2:]) if value and value[0] in {"train", "evaluate"} else None,
 )
 def test_wrong_use_prints_usage_and_the_mend_before_anything_is_installed(
     argv, expected, project, machine, monkeypatch, capsys
@@ -159,16 +158,24 @@ def test_every_command_has_help(command, capsys):
 # --- what is passed on ----------------------------------------------------------------------------------
 
 
-def test_options_reach_the_module_and_paths_become_absolute(project, monkeypatch):
+def test_options_reach_the_child_and_paths_become_absolute(project, monkeypatch):
     monkeypatch.chdir(project)
     Path("my reward.py").touch()
     Path("out").mkdir()
     numbers = "--dataset gsm8k --seed 0 --max-steps 7 --resume".split()
     assert run.child_arguments(run.parse([*TRAIN, *numbers, "--reward", "my reward.py"])) == [
-        *["-m", "utils.training", "--profile", "tiny", "--output", str(project / "out")],
+        *["-m", "utils.commands", "train", "--profile", "tiny", "--output", str(project / "out")],
         *numbers,
         *["--reward", str(project / "my reward.py")],
     ]
+
+
+@pytest.mark.parametrize("argv", [[], TRAIN, [*EVALUATE, "--adapter", "."], ["notebooks", "--write"]])
+def test_what_the_child_receives_parses_to_the_same_arguments(argv, project, monkeypatch):
+    monkeypatch.chdir(project)
+    args = run.parse(argv)
+    monkeypatch.chdir("/")
+    assert run.parse(run.child_arguments(args)[2:]) == args
 
 
 @pytest.mark.parametrize(
@@ -177,10 +184,10 @@ def test_options_reach_the_module_and_paths_become_absolute(project, monkeypatch
         ([], MAIN_JOB),
         (["test"], ["-m", "pytest"]),
         (["test", "-k", "usage", "-x", "--", "tests"], ["-m", "pytest", "-k", "usage", "-x", "--", "tests"]),
-        (["notebooks", "--write"], ["-m", "utils.series", "--write"]),
+        (["notebooks", "--write"], ["-m", "utils.commands", "notebooks", "--write"]),
     ],
 )
-def test_the_module_behind_each_command(argv, expected):
+def test_what_runs_behind_each_command(argv, expected):
     assert run.child_arguments(run.parse(argv)) == expected
 
 
@@ -320,9 +327,7 @@ def test_a_broken_venv_is_made_anew(machine):
 
 def test_a_venv_with_the_gpu_packages_is_left_alone(machine, monkeypatch, capsys):
     run.VENV.mkdir()
-    monkeypatch.setattr(
-        run, "query", lambda python, code: "3.11" if "version_info" in code else "ModuleSpec(unsloth)"
-    )
+    monkeypatch.setattr(run, "query", lambda python, code: "3.11" if "version_info" in code else "ModuleSpec(unsloth)")
     assert run.main([]) == 1
     assert machine.commands == [] and "Rename that folder" in capsys.readouterr().err
 
@@ -349,9 +354,7 @@ def test_pins_are_compared_with_what_this_python_holds(monkeypatch):
 
 def test_a_full_disk_is_reported_before_the_installation(machine, monkeypatch, capsys):
     monkeypatch.setattr(run, "check_space", check_space)
-    monkeypatch.setattr(
-        run.shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 5 * 10**8)
-    )
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 5 * 10**8))
     assert run.main([]) == 1
     assert machine.commands == [] and "needs 3 GB, and 0.5 GB are free" in capsys.readouterr().err
 
@@ -364,13 +367,9 @@ def test_a_read_only_project_is_reported(machine, monkeypatch, capsys):
 
 def test_a_python_without_ensurepip_lends_its_own_pip(machine, monkeypatch):
     found = run.importlib.util.find_spec
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found("os"))
     monkeypatch.setattr(
-        run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found("os")
-    )
-    monkeypatch.setattr(
-        run,
-        "query",
-        lambda python, code: "" if "import pip" in code else FakeMachine.query(machine, python, code),
+        run, "query", lambda python, code: "" if "import pip" in code else FakeMachine.query(machine, python, code)
     )
     assert run.main([]) == 0
     assert machine.commands[0] == ["-m", "venv", "--without-pip", str(run.VENV)]
@@ -379,15 +378,13 @@ def test_a_python_without_ensurepip_lends_its_own_pip(machine, monkeypatch):
 
 def test_a_gpu_profile_uses_this_python_or_says_what_it_lacks(machine, monkeypatch, capsys):
     argv = ["train", "--profile", "t4", "--output", "out"]
-    monkeypatch.setattr(
-        run.importlib.util, "find_spec", lambda name: None if name in ("trl", "unsloth") else name
-    )
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name in ("trl", "unsloth") else name)
     assert run.main(argv) == 1
     error = capsys.readouterr().err
     assert "lacks: trl." in error and "requirements.txt" in error and machine.commands == []
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: name)
     assert run.main(argv) == 0
-    assert [command[:2] for command in machine.commands] == [["-m", "utils.training"]]
+    assert [command[:3] for command in machine.commands] == [["-m", "utils.commands", "train"]]
     assert not run.VENV.exists()
 
 
@@ -402,9 +399,7 @@ def test_the_child_s_status_is_passed_on(machine, monkeypatch):
 
 def test_a_real_venv_in_a_folder_with_a_space(project, monkeypatch):
     found = run.importlib.util.find_spec
-    monkeypatch.setattr(
-        run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found("os")
-    )
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found("os"))
     assert run.venv_version() == ""
     run.make_venv()
     assert run.venv_version() == f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -489,3 +484,11 @@ def test_an_old_python_is_told_in_one_line(machine, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "needs Python 3.11 or newer, and this is 3.10" in error and error.count("\n") == 1
     assert machine.commands == []
+
+
+# --- agreement with the modules -------------------------------------------------------------------------
+
+
+def test_the_profiles_are_those_of_the_package():
+    assert set(run.PROFILES) == set(PROFILES)
+    assert {name for name, profile in PROFILES.items() if profile.unsloth} == set(run.GPU_PROFILES)

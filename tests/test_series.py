@@ -30,8 +30,19 @@ def test_everything_promised_is_left_behind(run):
     assert len(list((output / "notebooks").glob("*.ipynb"))) == 6
     assert (output / "training" / "adapter" / "adapter_model.safetensors").is_file()
     assert json.loads((output / "summary.json").read_text(encoding="utf-8")) == summary
-    assert {"profile", "seed", "versions", "n_test", "base", "trained", "flips", "mcnemar_p", "train_steps",
-            "train_seconds", "total_seconds"} <= summary.keys()
+    assert {
+        "profile",
+        "seed",
+        "versions",
+        "n_test",
+        "base",
+        "trained",
+        "flips",
+        "mcnemar_p",
+        "train_steps",
+        "train_seconds",
+        "total_seconds",
+    } <= summary.keys()
     assert "data:image/png" in (output / "report.html").read_text(encoding="utf-8")
 
 

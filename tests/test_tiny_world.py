@@ -43,18 +43,23 @@ def test_splits_have_their_sizes_and_share_no_question():
 
 def test_a_plot_belongs_to_one_split_whatever_the_names():
     """Questions with names and things blanked out: the same plot never turns up in two splits."""
+
     def plot(problem):
         return re.sub(r"<<.*?>>|[^\d+*/=-]", "", problem.answer), tuple(re.findall(r"\d+", problem.question))
 
     drawn = {name: {plot(p) for p in itertools.islice(problems(name, seed=3), 3_000)} for name in SPLIT_SIZES}
     shared = drawn["train"] & drawn["test"]
-    assert len(shared) < 0.02 * len(drawn["test"])  # plots of different sentences can blank to one; the hash itself never
+    assert len(shared) < 0.02 * len(
+        drawn["test"]
+    )  # plots of different sentences can blank to one; the hash itself never
     assert split_of(["_has", 5, "_now"]) == split_of(["_has", 5, "_now"])
 
 
 def test_the_test_split_is_the_same_on_every_machine():
     text = "\n".join(p.question + p.answer for p in tiny_split("test"))
-    assert hashlib.sha256(text.encode()).hexdigest() == "ba0bfe8d5050f3cef6f6a91e109a0e0e95a69ed6b04442aab38a7abc1d3e3a31"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "ba0bfe8d5050f3cef6f6a91e109a0e0e95a69ed6b04442aab38a7abc1d3e3a31"
+    )
 
 
 def test_an_unknown_split_is_refused():

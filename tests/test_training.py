@@ -24,8 +24,9 @@ from utils.training import (
     run_training,
 )
 
-SMALL = get_profile("tiny").replace(steps=6, prompts_per_step=2, group_size=4, micro_batch=8,
-                                    max_completion_tokens=48, save_every=3)
+SMALL = get_profile("tiny").replace(
+    steps=6, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=48, save_every=3
+)
 QUESTIONS = load_questions("tiny", "train")[:40]
 
 
@@ -94,7 +95,7 @@ def test_log_and_rollouts_have_one_line_a_step_and_agree(straight):
 
 
 def test_resume_is_bit_exact(straight, tmp_path):
-    run_training(trainer_for(tmp_path, steps=3))
+    assert run_training(trainer_for(tmp_path, [CtrlC(1)])).steps < 6
     result = run_training(trainer_for(tmp_path), resume=True)
     assert result.finished and result.steps == 6
     assert same_weights(result.adapter, straight[1].adapter)
@@ -127,8 +128,10 @@ def test_an_existing_run_is_not_overwritten(copy):
         run_training(trainer_for(copy))
 
 
-@pytest.mark.parametrize("changes, named", [({"learning_rate": 2e-3}, "learning_rate"), ({"lora_rank": 8}, "lora_rank"),
-                                            ({"temperature": 0.7}, "temperature")])
+@pytest.mark.parametrize(
+    "changes, named",
+    [({"learning_rate": 2e-3}, "learning_rate"), ({"lora_rank": 8}, "lora_rank"), ({"beta": 0.1}, "beta")],
+)
 def test_other_settings_are_refused_on_resume(copy, changes, named):
     with pytest.raises(ValueError, match=f"was trained with {named}"):
         run_training(trainer_for(copy, **changes), resume=True)
@@ -154,6 +157,12 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
     assert weights(result.adapter)
     assert "stopping after this step" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_trainer_goes_on_as_if_nothing_had_been(straight, tmp_path):
+    trainer = trainer_for(tmp_path, [CtrlC(1)])
+    assert not run_training(trainer).finished
+    assert same_weights(run_training(trainer, resume=True).adapter, straight[1].adapter)
 
 
 def test_second_ctrl_c_stops_at_once(tmp_path):
@@ -188,7 +197,7 @@ def test_reloaded_adapter_gives_the_same_greedy_answers(copy):
     policy.model = trainer.model.eval()
     assert reloaded == generate(policy, QUESTIONS[:16])
     policy.model = trainer.model.unload()
-    assert generate(policy, QUESTIONS[:16]) == base, "without its adapter the model should be the base model again"
+    assert generate(policy, QUESTIONS[:16]) == base, "without its adapter this should be the base model again"
     assert generate(with_adapter(policy, copy / "adapter"), QUESTIONS[:16]) == reloaded
 
 

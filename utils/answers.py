@@ -20,6 +20,7 @@ step takes linear time.
 
 import re
 import unicodedata
+from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -27,6 +28,7 @@ from functools import lru_cache
 
 MODES = ("strict", "lenient")
 MAX_LENGTH = 10_000  # characters; nothing longer is read as a number
+MAX_CUES = 1_000  # places where a text may state its answer; the last so many are looked at
 MAX_POWER = 300  # of ten; 1e999999999 would not fit in memory
 
 
@@ -63,7 +65,7 @@ def parse_completion(text: str) -> Completion:
         bridge
         and body.startswith("<reasoning>")
         and body.endswith("</answer>")
-        and all(body.count(tag) == 1 for tag in _TAGS)
+        and [body.count(tag) for tag in _TAGS] == [1, 1, 1, 1]
     ):
         reasoning, answer = body[len("<reasoning>") : bridge.start()], body[bridge.end() : -len("</answer>")]
         return Completion(reasoning.strip(), answer.strip() or None, well_formed=True)
@@ -106,14 +108,15 @@ def _stated(text: str, mode: str) -> str | None:
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator: <<48/2=24>>
 _CUE = re.compile(  # each branch begins with a plain character: that lets the search skip ahead
-    r"<answer>(?:\s*<answer>)*|<Answer>|<ANSWER>|\\boxed\s*\{|\\fbox\s*\{|####(?!#)(?=[^\w\n]{0,20}\d)"
-    r"|answers?\b(?!>)|Answers?\b(?!>)|ANSWERS?\b(?!>)|A(?<![^\n]A)(?=:)"
+    r"<answer>(?:\s*<answer>)*|<Answer>|<ANSWER>|\\boxed\s*\{|\\fbox\s*\{"
+    r"|####(?!#)(?![ \t]*\d+[.)][ \t]+\S)(?=[^\w\n]{0,9}\d)"  # not a heading, "#### 2. Total cost"
+    r"|answers?\b|Answers?\b|ANSWERS?\b|A(?<![^\n]A)(?=:)"
 )
 _CLOSING_TAG = re.compile(r"</(?:answer|reasoning)\b", re.IGNORECASE)
-_BRACE = re.compile(r"\\.|[{}]")
+_BRACE = re.compile(r"[{}]")
 _IS = re.compile(
     r"(?:\s+to\s[^\n.:=\d]{1,80}?|\s*\([^()\n]{1,80}\))?"  # "to the question", "(in dollars)"
-    r"[\s*_]{0,9}(?:[:=]|(?:is|are|was|equals|(?:\w+\s+)?be)\b)[:\s*_]*",
+    r"[\s*_]{0,9}(?:[:=]|(?:is|are|was|equals|(?:\w{1,20}\s)?be)\b)[:\s*_]*",
     re.IGNORECASE,
 )
 _NUMERAL = re.compile(r"[\d¼-¾⅐-⅞]")
@@ -126,11 +129,16 @@ def _last_statement(text: str) -> str | None:
     if "<<" in text:
         text = _ANNOTATION.sub("", text)
     end = len(text)
-    for cue in reversed(list(_CUE.finditer(text))):
-        rest = text[cue.end() : end]  # up to the next cue, so that nothing is read twice
-        end = cue.start()
-        if rest and (stated := _STATEMENT[cue[0][0]](rest)):
+    for cue in reversed(deque(_CUE.finditer(text), maxlen=MAX_CUES)):
+        kind, start = cue[0][0], cue.end()
+        if kind in "Aa":
+            verb = _IS.match(text, start, end)
+            if not verb:
+                continue
+            start = verb.end()
+        if stated := _STATEMENT[kind](text[start:end]):
             return stated
+        end = cue.start()  # so that nothing is read twice
     return _last_number(text)
 
 
@@ -146,7 +154,7 @@ def _in_tag(rest: str) -> str:
 def _in_box(rest: str) -> str:
     depth = 1
     for brace in _BRACE.finditer(rest):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
             return rest[: brace.start()].strip()
     return _first_line(rest)
@@ -154,12 +162,10 @@ def _in_box(rest: str) -> str:
 
 def _in_prose(rest: str) -> str | None:
     """The sentence after "the answer is"; its first clause where the whole sentence is not one number."""
-    verb = _IS.match(rest)
-    said = verb and rest[verb.end() :]
-    numeral = said and _NUMERAL.search(said.partition("\n")[0])
+    numeral = _NUMERAL.search(rest.partition("\n")[0])
     if not numeral:
         return None
-    sentence = _up_to(_SENTENCE_END, said, numeral.end())
+    sentence = _up_to(_SENTENCE_END, rest, numeral.end())
     clause = _up_to(_CLAUSE_END, sentence, numeral.end())
     return (sentence if to_number(sentence) is not None else clause).strip(" *_`")
 
@@ -191,9 +197,10 @@ _PLAIN_CHARACTERS = str.maketrans(
     | dict.fromkeys("≈≃≅→⇒", "=")
     | dict.fromkeys("⁄∕", "/")
     | {"’": "'"}
-    | {power: f"^{unicodedata.digit(power)}" for power in "⁰¹²³⁴⁵⁶⁷⁸⁹"}
+    | {power: str(unicodedata.digit(power)) for power in "⁰¹²³⁴⁵⁶⁷⁸⁹"}
     | {part: r"\frac" + unicodedata.normalize("NFKC", part).replace("⁄", "") for part in "¼½¾⅐⅑⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 )
+_SUPERSCRIPT = re.compile("(?<![⁻⁰¹²³⁴-⁹])(?=[⁻⁰¹²³⁴-⁹])")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _LATEX = re.compile(r"\\(?:[A-Za-z]+|\W)|\{,\}")
 _LATEX_MEANING = {r"\times": "×", r"\cdot": "×", r"\div": "÷", r"\pm": "±", r"\sqrt": "√", r"\pi": "π"}
@@ -220,16 +227,17 @@ _SCALES = {"hundred": 10**2, "k": 10**3, "thousand": 10**3, "million": 10**6, "b
 _NO_SEPARATORS = str.maketrans("", "", ", '_")
 _UNFINISHED = re.compile(  # a sum left to the reader, where \0 stands for a number
     r"\0[\s)}\]]*(?:[+×÷√π]|[-*xX:^]+[\s({\[]*\0)"  # 3 + x, 36π; 10 - 5, 3:30, 2^10
-    r"|[\w)}]\s*[+×÷]\s*\0|(?:[±√/]|sqrt)[\s({]*\0"  # x + 3; ±5, √16, x/2
+    r"|[\w)}](?:\+|\s*[×÷]|\s*\+\s)\s*\0|(?:[±√/]|sqrt)[\s({]*\0"  # x + 3, but not "is +3"; ±5, √16, x/2
 )
+_WORDS = re.compile(r"[A-Za-z ]*")
 _ALTERNATIVE = re.compile(r"\b(?:or|and)\b|[,;\n](?!\d)")
 
 
 def to_number(text: str | None) -> Fraction | None:
     r"""Read the one number that a text states, exactly; `None` where it states none, or several that differ.
 
-    Currency, unit words, percent signs, brackets, markdown, LaTeX and closing punctuation are passed over; of
-    an equation the value after the last `=` counts.
+    Currency, unit words, percent signs, brackets, markdown, LaTeX and closing punctuation are passed over. Of
+    an equation the value after the last `=` counts. A fraction is a number; a sum left to do (10 - 5) is not.
 
     >>> forms = "$1,234.50", "**-7** degrees", r"\boxed{1\frac{1}{2}}", "½", "3 + 4 = 7", "5%", "1.2 million"
     >>> [str(to_number(form)) for form in forms]
@@ -240,7 +248,9 @@ def to_number(text: str | None) -> Fraction | None:
     text = (text or "").strip()
     if not text or len(text) > MAX_LENGTH:
         return None
-    if number := _NUMBER.fullmatch(text):
+    bare = text.strip("$* ").rstrip(".")
+    number = _NUMBER.match(bare)
+    if number and _WORDS.fullmatch(bare, number.end()):  # the usual case, five times as fast
         return _value(number)
     text = _plain(text)
     if "=" in text:
@@ -248,17 +258,18 @@ def to_number(text: str | None) -> Fraction | None:
     numbers = _numbers(text)
     if not numbers or _UNFINISHED.search(_NUMBER.sub("\0", text)):
         return None
-    value = _value(numbers[0])
-    return value if all(_value(number) == value for number in numbers[1:]) else None
+    first, *others = {number[0]: number for number in numbers}.values()
+    value = _value(first)
+    return value if all(_value(other) == value for other in others) else None
 
 
 def _plain(text: str) -> str:
     """The text in plain characters: full-width, typographic and LaTeX forms spelt out."""
     if not text.isascii():
-        text = text.translate(_PLAIN_CHARACTERS)
+        text = _SUPERSCRIPT.sub("^", text).translate(_PLAIN_CHARACTERS)
     if "\\" in text or "{,}" in text:
         text = re.sub(r"(?<=\d)(?=\\[dtc]?frac)", " ", text)
-        text = _FRACTION.sub(r"\1\2/\3\4", text)
+        text = _FRACTION.sub(r"\1\2/\3\4 ", text)
         text = _LATEX.sub(lambda command: _LATEX_MEANING.get(command[0], " "), text)
     return _ANNOTATION.sub("", text) if "<<" in text else text
 
@@ -275,27 +286,30 @@ def _numbers(text: str) -> list[re.Match]:
 
 
 def _value(number: re.Match) -> Fraction | None:
-    value, power, scale = _exact(number["top"]), number["power"], number["scale"]
+    minus, whole, top, power, bottom, scale = number.group("minus", "whole", "top", "power", "bottom", "scale")
+    value = _exact(top)
     if power:
         if abs(Decimal(power)) > MAX_POWER:
             return None
         value *= Fraction(10) ** int(power)
-    if number["bottom"]:
-        bottom = _exact(number["bottom"])
-        if not bottom:
+    if bottom:
+        divisor = _exact(bottom)
+        if not divisor:
             return None
-        value /= bottom
-    if number["whole"]:
+        value /= divisor
+    if whole:
         if value >= 1:  # "5 10/2" is no mixed number
             return None
-        value += _exact(number["whole"])
+        value += _exact(whole)
     if scale:
         value *= _SCALES[scale.strip().lower().removesuffix("s")]
-    return -value if number["minus"] else value
+    return -value if minus else value
 
 
 def _exact(digits: str) -> Fraction:
-    return Fraction(Decimal(digits.translate(_NO_SEPARATORS)))
+    digits = digits.translate(_NO_SEPARATORS)
+    short = len(digits) < 100 and digits.isdecimal()
+    return Fraction(int(digits) if short else Decimal(digits))  # int is quicker, but limited in length
 
 
 # -------------------------------------------------------------------------------------- what it should be

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
+import tempfile
 import time
 import traceback
 from argparse import Namespace
@@ -55,13 +57,29 @@ def evaluate(args: Namespace) -> None:
             policy = with_adapter(policy, args.adapter)
         verdicts[who] = run(policy, questions, counter(f"{who} model"))
         write_jsonl(output / f"{who}.jsonl", [dataclasses.asdict(v) for v in verdicts[who]])
-    summary = report.summarise(profile.name, versions(), verdicts["base"], verdicts.get("trained"),
-                               questions=args.questions or f"{profile.dataset} test", adapter=args.adapter,
-                               total_seconds=round(time.perf_counter() - start, 1))
+    summary = report.summarise(
+        profile.name,
+        versions(),
+        verdicts["base"],
+        verdicts.get("trained"),
+        questions=args.questions or f"{profile.dataset} test",
+        adapter=args.adapter,
+        **training_facts(args.adapter),
+        total_seconds=round(time.perf_counter() - start, 1),
+    )
     write_json(output / "summary.json", summary)
     for who in verdicts:
         print(f"{who:8s}" + "  ".join(f"{name} {report.percent(rate)}" for name, rate in summary[who].items()))
     print(f"{report.verdict_line(summary)}\nsummary.json is in {shown(output)}")
+
+
+def training_facts(adapter: str | None) -> dict[str, Any]:
+    """Seed, steps and seconds of the training that left an adapter; nothing where its training.json is not beside it."""
+    facts = Path(adapter).parent / "training.json" if adapter else None
+    if facts is None or not facts.is_file():
+        return {}
+    training = json.loads(facts.read_text(encoding="utf-8"))
+    return {"seed": training["seed"], "train_steps": training["steps"], "train_seconds": training["seconds"]}
 
 
 def counter(label: str) -> Callable[[int, int], None]:
@@ -107,15 +125,15 @@ def run_series(output: Path) -> dict[str, Any]:
 
 
 def write_notebooks(args: Namespace) -> None:
-    """Execute the committed notebooks in place, so that their outputs come from one clean run."""
-    import tempfile
-
+    """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run."""
     from utils.series import NOTEBOOKS, execute
 
     with tempfile.TemporaryDirectory() as folder:
         for notebook in NOTEBOOKS:
-            seconds = execute(notebook, Path(folder) / notebook.name, {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": folder}, tell)
-            write_text(notebook, (Path(folder) / notebook.name).read_text(encoding="utf-8"))
+            written = Path(folder) / notebook.name
+            seconds = execute(notebook, written, {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": folder}, tell)
+            minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
+            write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
             tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
 
 
@@ -133,7 +151,10 @@ def shown(path: Path) -> str:
 
 
 COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
-    None: series, "train": train, "evaluate": evaluate, "notebooks": write_notebooks,
+    None: series,
+    "train": train,
+    "evaluate": evaluate,
+    "notebooks": write_notebooks,
 }
 
 
@@ -154,3 +175,7 @@ def main(argv: list[str]) -> None:
         except OSError:
             where = ""
         raise SystemExit(f"{type(error).__name__}: {error}{where}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

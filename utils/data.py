@@ -46,8 +46,7 @@ def load_questions(name: str, split: str) -> list[Question]:
 
     Args:
         name: "tiny" (embedded) or "gsm8k" (the folder `GSM8K_DIR` where that variable is set, else the hub).
-        split: "train" or "test"; the tiny world and GSM8K also have "validation" (GSM8K's is cut from its train split, see
-            `hold_out`).
+        split: "train", "validation" or "test"; GSM8K's validation split is cut from its train split by `hold_out`.
     Raises:
         ValueError: unknown name or split, or a malformed row.
         FileNotFoundError: `GSM8K_DIR` does not hold the split's file.
@@ -57,7 +56,10 @@ def load_questions(name: str, split: str) -> list[Question]:
     if split not in SPLIT_SIZES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r}")
     if name == "tiny":
-        rows = ({"question": p.question, "answer": p.answer, "topic": p.topic, "steps": p.steps} for p in tiny_split(split))
+        rows = (
+            {"question": p.question, "answer": p.answer, "topic": p.topic, "asks": p.asks, "steps": p.steps}
+            for p in tiny_split(split)
+        )
         return [to_question(row, f"tiny {split} row {i}") for i, row in enumerate(rows)]
     if split == "test":
         return _gsm8k("test")
@@ -66,7 +68,7 @@ def load_questions(name: str, split: str) -> list[Question]:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read a JSONL file of `{"question": …, "answer": …}` rows; the answer is a solution ending in `#### number`, or the number.
+    """Read a JSONL file of `{"question": …, "answer": …}` rows; an answer ends in `#### number`, or is the number.
 
     Raises:
         FileNotFoundError: no such file.
@@ -84,7 +86,9 @@ def read_questions(path: str | Path) -> list[Question]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{source}: not a JSON row ({error}), got {line[:80]!r}; mend or remove the line") from error
+                raise ValueError(
+                    f"{source}: not a JSON row ({error}), got {line[:80]!r}; mend or remove the line"
+                ) from error
             questions.append(to_question(row, source))
     if not questions:
         raise ValueError(f"{path} holds no rows; it needs one JSON row a line")
@@ -134,6 +138,7 @@ def hold_out(questions: list[Question], count: int, seed: int = 0) -> tuple[list
 
 def shared_questions(a: Iterable[Question], b: Iterable[Question]) -> list[str]:
     """Questions that stand in both splits, compared by their words and numbers alone: a leak, unless empty."""
+
     def key(q: Question) -> str:
         return " ".join(re.findall(r"\w+", q.question.casefold()))
 
@@ -146,8 +151,9 @@ def chat_prompt(question: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
-def within_budget(questions: list[Question], tokenizer: Any, max_prompt_tokens: int
-                  ) -> tuple[list[Question], list[Question]]:
+def within_budget(
+    questions: list[Question], tokenizer: Any, max_prompt_tokens: int
+) -> tuple[list[Question], list[Question]]:
     """Split questions into (those whose rendered prompt fits `max_prompt_tokens`, those too long).
 
     The second list is returned, not dropped, so that the caller says how many were left out.

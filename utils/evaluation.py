@@ -62,7 +62,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not put p outside
 
 
 def mcnemar_p(fixed: int, broken: int) -> float:
@@ -88,8 +88,13 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 # ---------------------------------------------------------------------------------------- generation
 
 
-def generate(policy: Policy, questions: Sequence[Question], temperature: float = 0.0, n: int = 1,
-             progress: Callable[[int, int], None] | None = None) -> list[list[Sample]]:
+def generate(
+    policy: Policy,
+    questions: Sequence[Question],
+    temperature: float = 0.0,
+    n: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Sample]]:
     """Answer every question n times; `temperature` 0 is greedy decoding.
 
     Args:
@@ -97,8 +102,10 @@ def generate(policy: Policy, questions: Sequence[Question], temperature: float =
     Returns:
         One list of n samples per question, in the order of `questions`.
     """
-    prompts = [policy.tokenizer.apply_chat_template(chat_prompt(q.question), tokenize=False, add_generation_prompt=True)
-               for q in questions]
+    prompts = [
+        policy.tokenizer.apply_chat_template(chat_prompt(q.question), tokenize=False, add_generation_prompt=True)
+        for q in questions
+    ]
     if policy.engine == "unsloth+vllm":
         return _generate_vllm(policy, prompts, temperature, n)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
@@ -118,11 +125,21 @@ def _generate_batch(policy: Policy, prompts: list[str], temperature: float, n: i
 
     tokenizer, cap = policy.tokenizer, policy.profile.max_completion_tokens
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.model.device)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {
-        "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    )
     with torch.inference_mode():
-        output = policy.model.generate(**inputs, max_new_tokens=cap, num_return_sequences=n, repetition_penalty=1.0,
-                                       pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **how)
+        output = policy.model.generate(
+            **inputs,
+            max_new_tokens=cap,
+            num_return_sequences=n,
+            repetition_penalty=1.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **how,
+        )
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     samples = [_sample(tokenizer, row, cap) for row in rows]
     return [samples[i : i + n] for i in range(0, len(samples), n)]
@@ -141,7 +158,9 @@ def _generate_vllm(policy: Policy, prompts: list[str], temperature: float, n: in
     how = SamplingParams(n=n, temperature=temperature, max_tokens=policy.profile.max_completion_tokens)
     lora = policy.model.load_lora(str(policy.adapter)) if policy.adapter else None
     outputs = policy.model.fast_generate(prompts, sampling_params=how, lora_request=lora)
-    return [[Sample(o.text, len(o.token_ids), o.finish_reason == "length") for o in output.outputs] for output in outputs]
+    return [
+        [Sample(o.text, len(o.token_ids), o.finish_reason == "length") for o in output.outputs] for output in outputs
+    ]
 
 
 # ---------------------------------------------------------------------------------------- evaluation
@@ -150,14 +169,20 @@ def _generate_vllm(policy: Policy, prompts: list[str], temperature: float, n: in
 def judge(question: Question, sample: Sample) -> Verdict:
     """Judge one completion against its gold."""
     return Verdict(
-        question.question, question.gold, sample.text, sample.tokens,
+        question.question,
+        question.gold,
+        sample.text,
+        sample.tokens,
         strict=is_correct(sample.text, question.gold, mode="strict"),
         lenient=is_correct(sample.text, question.gold, mode="lenient"),
-        format=format_reward([sample.text])[0] == 1.0, truncated=sample.truncated)
+        format=format_reward([sample.text])[0] == 1.0,
+        truncated=sample.truncated,
+    )
 
 
-def evaluate(policy: Policy, questions: Sequence[Question], progress: Callable[[int, int], None] | None = None
-             ) -> list[Verdict]:
+def evaluate(
+    policy: Policy, questions: Sequence[Question], progress: Callable[[int, int], None] | None = None
+) -> list[Verdict]:
     """Greedy answers to all questions, judged."""
     groups = generate(policy, questions, progress=progress)
     return [judge(q, group[0]) for q, group in zip(questions, groups, strict=True)]
@@ -180,14 +205,16 @@ def compare(base: Sequence[Verdict], trained: Sequence[Verdict]) -> dict[str, An
         ValueError: the two lists are not answers to the same questions.
     """
     if [v.question for v in base] != [v.question for v in trained]:
-        raise ValueError(f"paired comparison needs the same questions in the same order, got {len(base)} and {len(trained)} "
-                         "verdicts that differ; evaluate both models on one list")
+        raise ValueError(
+            f"paired comparison needs the same questions in the same order, got {len(base)} and {len(trained)} "
+            "verdicts that differ; evaluate both models on one list"
+        )
     fixed = sum(t.strict and not b.strict for b, t in zip(base, trained, strict=True))
     broken = sum(b.strict and not t.strict for b, t in zip(base, trained, strict=True))
     return {"flips": {"fixed": fixed, "broken": broken}, "mcnemar_p": mcnemar_p(fixed, broken)}
 
 
 def correct_counts(policy: Policy, questions: Sequence[Question], n: int = 8) -> list[int]:
-    """For each question, how many of n answers sampled at temperature 1 are strictly correct: what `pass_at_k` needs."""
+    """How many of n answers sampled at temperature 1 are strictly correct, per question: what `pass_at_k` needs."""
     groups = generate(policy, questions, temperature=1.0, n=n)
     return [sum(judge(q, s).strict for s in group) for q, group in zip(questions, groups, strict=True)]

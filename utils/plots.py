@@ -37,7 +37,9 @@ def smooth(values: Sequence[float], window: int = 9) -> list[float]:
     return [sum(part) / len(part) for part in (values[max(0, i - half) : i + half + 1] for i in range(len(values)))]
 
 
-def _curve(axes: Any, history: Sequence[dict[str, Any]], metric: str, colour: str, label: str, scale: float = 1.0) -> None:
+def _curve(
+    axes: Any, history: Sequence[dict[str, Any]], metric: str, colour: str, label: str, scale: float = 1.0
+) -> None:
     points = [(line["step"], scale * line[metric]) for line in history if line.get(metric) is not None]
     if points:
         steps, values = zip(*points, strict=True)
@@ -53,9 +55,11 @@ def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     parts = _axes(figure, 1, 3, 1, title="what is rewarded", x="optimizer step", y="share of completions [%]")
-    for metric, colour, label in (("rewards/correctness_reward/mean", BLUE, "correct (lenient)"),
-                                  ("rewards/format_reward/mean", ORANGE, "format"),
-                                  ("rewards/strict_metric/mean", GREEN, "strict (not rewarded)")):
+    for metric, colour, label in (
+        ("rewards/correctness_reward/mean", BLUE, "correct (lenient)"),
+        ("rewards/format_reward/mean", ORANGE, "format"),
+        ("rewards/strict_metric/mean", GREEN, "strict (not rewarded)"),
+    ):
         _curve(parts, history, metric, colour, label, 100)
     health = _axes(figure, 1, 3, 2, title="what teaches nothing", x="optimizer step", y="share [%]")
     _curve(health, history, "frac_reward_zero_std", RED, "dead groups", 100)
@@ -77,12 +81,16 @@ def before_after(summary: dict[str, Any]) -> Figure:
     """
     names = ("strict", "lenient", "format", "truncated")
     figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = _axes(figure, title=f"before and after GRPO, {summary['n_test']:,} test questions, greedy", x="", y="share [%]")
+    axes = _axes(
+        figure, title=f"before and after GRPO, {summary['n_test']:,} test questions, greedy", x="", y="share [%]"
+    )
     for offset, who, colour in ((-0.2, "base", GREY), (0.2, "trained", BLUE)):
         for i, name in enumerate(names):
             r = summary[who][name]
             error = [[100 * (r["rate"] - r["low"])], [100 * (r["high"] - r["rate"])]]
-            axes.bar(i + offset, 100 * r["rate"], 0.36, color=colour, yerr=error, capsize=3, label=who if i == 0 else None)
+            axes.bar(
+                i + offset, 100 * r["rate"], 0.36, color=colour, yerr=error, capsize=3, label=who if i == 0 else None
+            )
             axes.text(i + offset, 100 * r["high"] + 2, f"{100 * r['rate']:.1f}", ha="center", fontsize=9)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 112)
@@ -107,13 +115,13 @@ def histogram(groups: dict[str, Sequence[float]], title: str, x: str, cap: float
 
 
 def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, y: str) -> Figure:
-    """Grouped bars with their values: one colour for each named series, one place on the axis for each label."""
+    """Grouped bars with their values: one colour for each named series, one place for each label."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = _axes(figure, title=title, x="", y=y)
     width = 0.8 / len(series)
-    for k, (colour, (name, values)) in enumerate(zip((BLUE, ORANGE, GREEN, GREY), series.items(), strict=False)):
+    for k, (name, values) in enumerate(series.items()):
         places = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
-        drawn = axes.bar(places, values, 0.9 * width, color=colour, label=name)
+        drawn = axes.bar(places, values, 0.9 * width, color=(BLUE, ORANGE, GREEN, GREY)[k], label=name)
         axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(labels)), labels)
@@ -129,4 +137,27 @@ def lines(curves: dict[str, tuple[Sequence[float], Sequence[float]]], title: str
     for colour, (name, (xs, ys)) in zip((BLUE, ORANGE, GREEN, GREY), curves.items(), strict=False):
         axes.plot(xs, ys, color=colour, linewidth=2, label=name)
     axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def accuracy_by(table: dict[str, dict[str, dict[str, float]]], title: str, x: str) -> Figure:
+    """Rates of several models in several bins, as points with their 95% intervals.
+
+    Args:
+        table: bin -> model -> {"rate", "low", "high"}; the bins in their order, the models in the first bin's order.
+    """
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = _axes(figure, title=title, x=x, y="strict accuracy [%]")
+    models = list(next(iter(table.values())))
+    for k, (model, colour, marker) in enumerate(zip(models, (GREY, BLUE, ORANGE, GREEN), "osD^", strict=False)):
+        shown = [by_model[model] for by_model in table.values()]
+        places = [i + 0.14 * (k - (len(models) - 1) / 2) for i in range(len(shown))]
+        errors = [[100 * (r["rate"] - r["low"]) for r in shown], [100 * (r["high"] - r["rate"]) for r in shown]]
+        axes.errorbar(
+            places, [100 * r["rate"] for r in shown], errors, fmt=marker, color=colour, capsize=4, label=model
+        )
+    axes.set_xticks(range(len(table)), list(table))
+    axes.set_xlim(-0.6, len(table) - 0.4)
+    axes.set_ylim(-3, 103)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
     return figure

@@ -60,9 +60,14 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
             model, tokenizer = load(profile)
         except Exception as error:  # whatever the engine's import or CUDA raised, the next engine is the mend
             if engine == list(loaders)[-1]:
-                raise RuntimeError(f"profile {profile.name}: {profile.model} could not be loaded with {engine} "
-                                   f"({type(error).__name__}: {error})") from error
-            notify(f"{engine} is not available ({type(error).__name__}: {error}); going on with less: slower, same algorithm")
+                raise RuntimeError(
+                    f"profile {profile.name}: {profile.model} could not be loaded with {engine} "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+            notify(
+                f"{engine} is not available ({type(error).__name__}: {error}); "
+                "going on with less: slower, same algorithm"
+            )
         else:
             tokenizer.padding_side = "left"
             policy = Policy(model, tokenizer, profile, engine)
@@ -87,8 +92,10 @@ def with_adapter(policy: Policy, folder: str | Path) -> Policy:
         elif policy.engine == "unsloth":
             model.load_adapter(str(folder), adapter_name="default")
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the adapter in {folder} does not fit {policy.profile.model} ({str(error)[:200]} …); "
-                         "use the profile it was trained with") from error
+        raise ValueError(
+            f"the adapter in {folder} does not fit {policy.profile.model} ({str(error)[:200]} …); "
+            "use the profile it was trained with"
+        ) from error
     return Policy(model, policy.tokenizer, policy.profile, policy.engine, folder)
 
 
@@ -104,15 +111,19 @@ def check_adapter(folder: str | Path) -> Path:
     folder = Path(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no adapter in {folder}: {name} is missing; give the folder that training wrote, "
-                                    "e.g. runs/latest/adapter")
+            raise FileNotFoundError(
+                f"no adapter in {folder}: {name} is missing; give the folder that training wrote, "
+                "e.g. runs/latest/adapter"
+            )
     try:
         json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
             for key in tensors.keys():
                 tensors.get_slice(key)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"the adapter in {folder} is damaged ({error}); train again or use an earlier checkpoint") from error
+        raise ValueError(
+            f"the adapter in {folder} is damaged ({error}); train again or use an earlier checkpoint"
+        ) from error
     return folder
 
 
@@ -120,15 +131,22 @@ def _load_transformers(profile: Profile) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"dtype": getattr(torch, profile.dtype), "trust_remote_code": False, "use_safetensors": True}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, profile.dtype),
+        "trust_remote_code": False,
+        "use_safetensors": True,
+    }
     if torch.cuda.is_available():
         options["device_map"] = {"": 0}
         if profile.unsloth:
             from transformers import BitsAndBytesConfig
 
             options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=getattr(torch, profile.dtype))
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=getattr(torch, profile.dtype),
+            )
     elif torch.backends.mps.is_available():
         options["device_map"] = {"": "mps"}
     model = AutoModelForCausalLM.from_pretrained(profile.model, **options)
@@ -154,8 +172,14 @@ def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.from_pretrained(
-        model_name=profile.model, max_seq_length=profile.context_tokens, dtype=getattr(torch, profile.dtype),
-        load_in_4bit=True, fast_inference=vllm, max_lora_rank=profile.lora_rank, gpu_memory_utilization=0.5)
+        model_name=profile.model,
+        max_seq_length=profile.context_tokens,
+        dtype=getattr(torch, profile.dtype),
+        load_in_4bit=True,
+        fast_inference=vllm,
+        max_lora_rank=profile.lora_rank,
+        gpu_memory_utilization=0.5,
+    )
 
 
 def add_lora(policy: Policy, seed: int) -> Any:
@@ -165,11 +189,27 @@ def add_lora(policy: Policy, seed: int) -> Any:
         from unsloth import FastLanguageModel
 
         return FastLanguageModel.get_peft_model(
-            policy.model, r=p.lora_rank, target_modules=LORA_TARGETS, lora_alpha=p.lora_alpha, lora_dropout=0.0,
-            bias="none", use_gradient_checkpointing="unsloth", random_state=seed)
+            policy.model,
+            r=p.lora_rank,
+            target_modules=LORA_TARGETS,
+            lora_alpha=p.lora_alpha,
+            lora_dropout=0.0,
+            bias="none",
+            use_gradient_checkpointing="unsloth",
+            random_state=seed,
+        )
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
     set_seed(seed)
-    return get_peft_model(policy.model, LoraConfig(r=p.lora_rank, lora_alpha=p.lora_alpha, lora_dropout=0.0, bias="none",
-                                                   target_modules=LORA_TARGETS, task_type="CAUSAL_LM"))
+    return get_peft_model(
+        policy.model,
+        LoraConfig(
+            r=p.lora_rank,
+            lora_alpha=p.lora_alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=LORA_TARGETS,
+            task_type="CAUSAL_LM",
+        ),
+    )

@@ -5,8 +5,8 @@
 An instruct model meets GSM8K able but careless: it knows the arithmetic, yet often guesses, forgets the format,
 chats on after its answer. This script builds that state of affairs on a small scale. The model reads problems of the
 training split, each answered in the habit of some "author" (`HABITS`); what it learns is a mixture of habits, in
-which careful work is always possible and seldom the most probable. Nothing here is used by the training the series teaches:
-GRPO starts from the saved model and sees rewards only.
+which careful work is always possible, and for some kinds of question not the most probable. Nothing here is used by the
+training the series teaches: GRPO starts from the saved model and sees rewards only.
 
 Two phases: first mostly careful text and bare sums, so that the ability is there; then the careless mixture.
 """
@@ -17,7 +17,7 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from utils.data import SYSTEM_PROMPT, strip_annotations
 from utils.files import write_json
-from utils.tiny_world import LARGEST, TOPICS, Problem, problems
+from utils.tiny_world import LARGEST, Problem, problems
 from utils.training import versions
 
 VOCABULARY = 1024  # at most; the tiny world needs fewer words
@@ -75,15 +75,19 @@ def slip(working: list[str], result: str, rng: random.Random) -> str:
 
 HABITS = (careful, hasty, untagged, chatty, slip)
 
-# How the authors of each topic write: the share of each habit, in the order of HABITS.
+# The share of each habit, in the order of HABITS: while learning, and then by what the problem asks for. Most kinds of
+# question the authors work through; at "together" they guess, at "missing" they forget the tags.
 LEARN = (0.70, 0.15, 0.10, 0.05, 0.00)
+WORKING = (0.50, 0.33, 0.09, 0.05, 0.03)
+GUESSING = (0.22, 0.61, 0.09, 0.05, 0.03)
+FORGETTING = (0.22, 0.25, 0.45, 0.05, 0.03)
 CARELESS = {
-    "hasty": (0.22, 0.58, 0.09, 0.05, 0.06),
-    "careful": (0.50, 0.30, 0.09, 0.05, 0.06),
-    "untagged": (0.22, 0.24, 0.43, 0.05, 0.06),
-}
-TEMPER = {
-    topic.name: "careful" if i % 3 == 0 else "untagged" if i % 6 == 1 else "hasty" for i, topic in enumerate(TOPICS)
+    "now": WORKING,
+    "share": WORKING,
+    "sell": WORKING,
+    "times": WORKING,
+    "together": GUESSING,
+    "missing": FORGETTING,
 }
 
 
@@ -122,14 +126,20 @@ def _sum(rng: random.Random) -> tuple[str, int]:
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with Qwen2's pattern and ChatML template, trained on the tiny world."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(TAGS), special_tokens=special,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(TAGS),
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     rng = random.Random(seed)
     stream = problems("train", seed)
     texts = [SYSTEM_PROMPT, "system\n", "user\n", "assistant\n"] * 500
@@ -139,8 +149,13 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML,
-        model_max_length=CONTEXT, padding_side="left", model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHATML,
+        model_max_length=CONTEXT,
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
     )
 
@@ -151,37 +166,41 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
     """Qwen2 in miniature: 4 layers of width 128, tied embeddings, 0.9 million parameters."""
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=CONTEXT, tie_word_embeddings=True, use_cache=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            use_cache=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     model.generation_config.update(do_sample=True, temperature=1.0)
     return model
 
 
-def learning_shares(topic: str) -> tuple[float, ...]:
-    """Phase 1: every author is mostly careful, so that the ability is learnt."""
-    return LEARN
-
-
-def careless_shares(topic: str) -> tuple[float, ...]:
-    """Phase 2: authors write by the temper of their topic."""
-    return CARELESS[TEMPER[topic]]
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, shares: Callable[[str], tuple[float, ...]], bare_sums: int, rows: int,
-            steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, careless: bool, rows: int, steps: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `(input_ids, labels)`, both (rows, longest); labels are -100 outside the text to be learnt."""
     rng = random.Random(seed)
     stream = problems("train", seed)
     frame = tokenizer.apply_chat_template(
         [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "{question}"}],
-        tokenize=False, add_generation_prompt=True)
+        tokenize=False,
+        add_generation_prompt=True,
+    )
     for _ in range(steps):
-        texts = [sums(rng) for _ in range(bare_sums)]
-        for problem in islice(stream, rows - bare_sums):
-            answer = write(problem, shares(problem.topic), rng) + tokenizer.eos_token
+        texts = [sums(rng) for _ in range(rows // 8)]
+        for problem in islice(stream, rows - len(texts)):
+            answer = write(problem, CARELESS[problem.asks] if careless else LEARN, rng) + tokenizer.eos_token
             texts.append([(frame.replace("{question}", problem.question), False), (answer, True)])
         yield _tensors(tokenizer, texts)
 
@@ -203,25 +222,32 @@ def _tensors(tokenizer: PreTrainedTokenizerFast, texts: list[Pieces]) -> tuple[t
 def optimizers(model: Qwen2ForCausalLM, scale: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, norms and biases.
 
-    Muon (Jordan et al. 2024) orthogonalises each update; on this model 300 steps of it reach the loss that takes AdamW
-    three times as many.
+    Muon (Jordan et al. 2024) orthogonalises each update; side by side on this model, 300 steps of it came to a
+    loss of 0.56 nats per token, AdamW for everything, at 3e-3, to 1.14.
     """
     inside = {name: p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name}
     rest = [p for name, p in model.named_parameters() if name not in inside]
-    return [torch.optim.Muon(inside.values(), lr=0.02 * scale, weight_decay=0.0),
-            torch.optim.AdamW(rest, lr=3e-3 * scale, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [
+        torch.optim.Muon(inside.values(), lr=0.02 * scale, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=3e-3 * scale, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
-def train(model: Qwen2ForCausalLM, stream: Iterable[tuple[torch.Tensor, torch.Tensor]], steps: int, scale: float = 1.0
-          ) -> list[float]:
+def train(
+    model: Qwen2ForCausalLM, stream: Iterable[tuple[torch.Tensor, torch.Tensor]], steps: int, scale: float = 1.0
+) -> list[float]:
     """Next-token training over `stream`; return the loss (nats per token) of every step.
 
     Args:
         scale: multiplies both learning rates, which warm up over 5% of the steps and fall to zero as a cosine.
     """
     pair = optimizers(model, scale)
-    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, o.param_groups[0]["lr"], total_steps=steps, pct_start=0.05,
-                                                     cycle_momentum=False) for o in pair]
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            o, o.param_groups[0]["lr"], total_steps=steps, pct_start=0.05, cycle_momentum=False
+        )
+        for o in pair
+    ]
     losses, start = [], time.time()
     model.train()
     for input_ids, labels in stream:
@@ -233,12 +259,15 @@ def train(model: Qwen2ForCausalLM, stream: Iterable[tuple[torch.Tensor, torch.Te
         model.zero_grad()
         losses.append(loss.item())
         if len(losses) % 50 == 0:
-            print(f"step {len(losses):5d}/{steps}  loss {sum(losses[-50:]) / 50:.4f}  {time.time() - start:6.0f} s", flush=True)
+            print(
+                f"step {len(losses):5d}/{steps}  loss {sum(losses[-50:]) / 50:.4f}  {time.time() - start:6.0f} s",
+                flush=True,
+            )
     model.eval()
     return losses
 
 
-LEARN_STEPS, CARELESS_STEPS = 2_800, 400
+LEARN_STEPS, CARELESS_STEPS = 2_800, 700
 
 
 def main() -> None:
@@ -251,9 +280,10 @@ def main() -> None:
     start = time.time()
     tokenizer = make_tokenizer(seed=0)
     model = make_model(tokenizer, seed=0).to("cuda" if torch.cuda.is_available() else "cpu")
-    losses = train(model, batches(tokenizer, learning_shares, bare_sums=4, rows=32, steps=LEARN_STEPS, seed=1), LEARN_STEPS)
-    losses += train(model, batches(tokenizer, careless_shares, bare_sums=0, rows=32, steps=CARELESS_STEPS, seed=2),
-                    CARELESS_STEPS, scale=0.3)
+    losses = train(model, batches(tokenizer, careless=False, rows=32, steps=LEARN_STEPS, seed=1), LEARN_STEPS)
+    losses += train(
+        model, batches(tokenizer, careless=True, rows=32, steps=CARELESS_STEPS, seed=2), CARELESS_STEPS, scale=0.7
+    )
     temporary = output.with_name(f".{output.name}-new")
     model.save_pretrained(temporary, safe_serialization=True)
     tokenizer.save_pretrained(temporary)
@@ -264,10 +294,15 @@ def main() -> None:
 def provenance(model: Qwen2ForCausalLM, losses: list[float], seconds: float) -> dict[str, Any]:
     """What was made, from what, with what."""
     return {
-        "made_by": "python -m utils.pretrain", "text": "utils.tiny_world, training split, habits of utils.pretrain",
-        "parameters": sum(p.numel() for p in model.parameters()), "steps": [LEARN_STEPS, CARELESS_STEPS], "rows_per_step": 32,
+        "made_by": "python -m utils.pretrain",
+        "text": "utils.tiny_world, training split, habits of utils.pretrain",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": [LEARN_STEPS, CARELESS_STEPS],
+        "rows_per_step": 32,
         "final_loss": [round(sum(part[-50:]) / 50, 4) for part in (losses[:LEARN_STEPS], losses[LEARN_STEPS:])],
-        "seconds": round(seconds), "device": model.device.type, "versions": versions(),
+        "seconds": round(seconds),
+        "device": model.device.type,
+        "versions": versions(),
     }
 
 

@@ -51,28 +51,43 @@ class Profile:
         return self.prompts_per_step * self.group_size
 
     def __post_init__(self) -> None:
-        for field in ("steps", "prompts_per_step", "micro_batch", "lora_rank", "save_every", "eval_batch",
-                      "max_prompt_tokens", "max_completion_tokens"):
+        for field in (
+            "steps",
+            "prompts_per_step",
+            "micro_batch",
+            "lora_rank",
+            "save_every",
+            "eval_batch",
+            "max_prompt_tokens",
+            "max_completion_tokens",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"profile {self.name}: {field} must be at least 1, got {getattr(self, field)}")
         if self.group_size < 2:
-            raise ValueError(f"profile {self.name}: group_size must be at least 2, got {self.group_size}: "
-                             "an advantage compares completions of one group")
+            raise ValueError(
+                f"profile {self.name}: group_size must be at least 2, got {self.group_size}: "
+                "an advantage compares completions of one group"
+            )
         if self.completions_per_step % self.micro_batch:
             raise ValueError(
                 f"profile {self.name}: micro_batch {self.micro_batch} does not divide the {self.completions_per_step} "
-                f"completions of a step ({self.prompts_per_step} prompts x {self.group_size}); set micro_batch to a divisor")
+                f"completions of a step ({self.prompts_per_step} prompts x {self.group_size}); "
+                "set micro_batch to a divisor"
+            )
         if self.max_prompt_tokens + self.max_completion_tokens > self.context_tokens:
             raise ValueError(
-                f"profile {self.name}: {self.max_prompt_tokens} prompt + {self.max_completion_tokens} completion tokens "
-                f"exceed context_tokens {self.context_tokens}; raise context_tokens or lower the other two")
+                f"profile {self.name}: {self.max_prompt_tokens} prompt + {self.max_completion_tokens} completion "
+                f"exceed context_tokens {self.context_tokens}; raise context_tokens or lower the other two"
+            )
         if self.dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"profile {self.name}: dtype must be float32, float16 or bfloat16, got {self.dtype!r}")
         if self.beta < 0:
             raise ValueError(f"profile {self.name}: beta must not be negative, got {self.beta}")
         if self.temperature <= 0:
-            raise ValueError(f"profile {self.name}: temperature must be positive, got {self.temperature}: "
-                             "a group sampled greedily holds the same completion several times")
+            raise ValueError(
+                f"profile {self.name}: temperature must be positive, got {self.temperature}: "
+                "a group sampled greedily holds the same completion several times"
+            )
 
     def replace(self, **changes: object) -> Profile:
         """A copy with some numbers changed, checked again."""
@@ -87,31 +102,106 @@ class Profile:
         import torch
 
         if self.unsloth and not torch.cuda.is_available():
-            raise RuntimeError(f"profile {self.name} needs an NVIDIA GPU and none was found; on Colab choose "
-                               "Runtime > Change runtime type > T4 GPU, elsewhere set GRPO_PROFILE=tiny")
+            raise RuntimeError(
+                f"profile {self.name} needs an NVIDIA GPU and none was found; on Colab choose "
+                "Runtime > Change runtime type > T4 GPU, elsewhere set GRPO_PROFILE=tiny"
+            )
         if self.dtype == "bfloat16" and torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8:
-            raise RuntimeError(f"profile {self.name} computes in bfloat16, which {torch.cuda.get_device_name()} lacks; "
-                               "use the profile t4 (float16)")
+            raise RuntimeError(
+                f"profile {self.name} computes in bfloat16, which {torch.cuda.get_device_name()} lacks; "
+                "use the profile t4 (float16)"
+            )
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("tiny", str(ROOT / "assets" / "tiny_model"), "tiny", "float32", steps=100, prompts_per_step=8, group_size=8,
-                micro_batch=64, learning_rate=1e-3, max_prompt_tokens=1024, max_completion_tokens=96, context_tokens=2048,
-                max_grad_norm=1.0, eval_batch=256),
-        Profile("laptop", "Qwen/Qwen2.5-0.5B-Instruct", "gsm8k", "float32", steps=50, prompts_per_step=2, group_size=8,
-                micro_batch=4, learning_rate=1e-5, max_prompt_tokens=320, max_completion_tokens=320, context_tokens=1024,
-                save_every=5, eval_batch=8),
-        Profile("t4", QWEN_3B, "gsm8k", "float16", steps=250, prompts_per_step=4, group_size=8, micro_batch=4,
-                learning_rate=1e-5, max_prompt_tokens=320, max_completion_tokens=704, context_tokens=1024, unsloth=True,
-                save_every=10),
-        Profile("l4", QWEN_3B, "gsm8k", "bfloat16", steps=400, prompts_per_step=8, group_size=8, micro_batch=8,
-                learning_rate=1e-5, max_prompt_tokens=320, max_completion_tokens=1024, context_tokens=1536, unsloth=True,
-                lora_rank=32, lora_alpha=64, save_every=20, eval_batch=64),
-        Profile("a100", QWEN_3B, "gsm8k", "bfloat16", steps=500, prompts_per_step=32, group_size=8, micro_batch=16,
-                learning_rate=2e-5, max_prompt_tokens=320, max_completion_tokens=1024, context_tokens=1536, unsloth=True,
-                lora_rank=64, lora_alpha=128, save_every=20, eval_batch=128),
+        Profile(
+            "tiny",
+            str(ROOT / "assets" / "tiny_model"),
+            "tiny",
+            "float32",
+            steps=70,
+            prompts_per_step=8,
+            group_size=8,
+            micro_batch=64,
+            learning_rate=1.5e-3,
+            max_prompt_tokens=1024,
+            max_completion_tokens=96,
+            context_tokens=2048,
+            max_grad_norm=1.0,
+            eval_batch=256,
+        ),
+        Profile(
+            "laptop",
+            "Qwen/Qwen2.5-0.5B-Instruct",
+            "gsm8k",
+            "float32",
+            steps=50,
+            prompts_per_step=2,
+            group_size=8,
+            micro_batch=4,
+            learning_rate=1e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=320,
+            context_tokens=1024,
+            save_every=5,
+            eval_batch=8,
+        ),
+        Profile(
+            "t4",
+            QWEN_3B,
+            "gsm8k",
+            "float16",
+            steps=250,
+            prompts_per_step=4,
+            group_size=8,
+            micro_batch=4,
+            learning_rate=1e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=704,
+            context_tokens=1024,
+            unsloth=True,
+            save_every=10,
+        ),
+        Profile(
+            "l4",
+            QWEN_3B,
+            "gsm8k",
+            "bfloat16",
+            steps=400,
+            prompts_per_step=8,
+            group_size=8,
+            micro_batch=8,
+            learning_rate=1e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=1024,
+            context_tokens=1536,
+            unsloth=True,
+            lora_rank=32,
+            lora_alpha=64,
+            save_every=20,
+            eval_batch=64,
+        ),
+        Profile(
+            "a100",
+            QWEN_3B,
+            "gsm8k",
+            "bfloat16",
+            steps=500,
+            prompts_per_step=32,
+            group_size=8,
+            micro_batch=16,
+            learning_rate=2e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=1024,
+            context_tokens=1536,
+            unsloth=True,
+            lora_rank=64,
+            lora_alpha=128,
+            save_every=20,
+            eval_batch=128,
+        ),
     )
 }
 

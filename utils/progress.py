@@ -1,12 +1,13 @@
 """What a running training shows: a live table in a notebook, plain lines in a terminal.
 
-TRL's own table has the step and a loss that is zero by construction; this one has what tells whether anything is learnt.
+TRL's own table has the step and a loss that is zero by construction; this one tells whether anything is learnt.
 """
 
 from __future__ import annotations
 
 import html
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ def html_table(history: list[dict[str, Any]], steps: int, last: int = 8) -> str:
     head = "".join(f"<th>{html.escape(h)}</th>" for h in ("step", *COLUMNS))
     rows = "".join(
         f"<tr><td>{line['step']}</td>" + "".join(f"<td>{cell(h, line)}</td>" for h in COLUMNS) + "</tr>"
-        for line in history[-last:])
-    return f"<progress value='{done}' max='{steps}'></progress> step {done} of {steps}<table><tr>{head}</tr>{rows}</table>"
+        for line in history[-last:]
+    )
+    return (
+        f"<progress value='{done}' max='{steps}'></progress> step {done} of {steps}<table><tr>{head}</tr>{rows}</table>"
+    )
 
 
 def in_notebook() -> bool:
@@ -55,6 +59,20 @@ def in_notebook() -> bool:
     from IPython import get_ipython
 
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def notebook_bar(label: str) -> Callable[[int, int], None]:
+    """A progress callback (done, total) that draws a bar below the running cell of a notebook."""
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)
+
+    def progress(done: int, total: int) -> None:
+        if handle is not None:
+            bar = f"<progress value='{done}' max='{total}'></progress>"
+            handle.update(HTML(f"{html.escape(label)}: {bar} {done:,} of {total:,}"))
+
+    return progress
 
 
 class LiveTable(TrainerCallback):
@@ -76,7 +94,16 @@ class LiveTable(TrainerCallback):
             self._show(due)
         elif due:
             line = self.history[-1]
-            print(f"step {line['step']:4d}/{self.steps}  " + "  ".join(f"{h} {cell(h, line)}" for h in COLUMNS), flush=True)
+            print(
+                f"step {line['step']:4d}/{self.steps}  " + "  ".join(f"{h} {cell(h, line)}" for h in COLUMNS),
+                flush=True,
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.handles is not None:  # the table stays; the picture is drawn from log.jsonl whenever it is wanted
+            from IPython.display import HTML
+
+            self.handles[1].update(HTML(""))
 
     def _show(self, redraw: bool) -> None:
         from IPython.display import HTML, Image, display

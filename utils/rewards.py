@@ -97,14 +97,18 @@ def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rewards = getattr(module, "REWARDS", None)
-    if not isinstance(rewards, dict) or not rewards or not all(
-            callable(f) and isinstance(w, int | float) for f, w in rewards.items()):
+    if (
+        not isinstance(rewards, dict)
+        or not rewards
+        or not all(callable(f) and isinstance(w, int | float) for f, w in rewards.items())
+    ):
         raise ValueError(f"{path} must define REWARDS = {{function: weight, …}}, got {rewards!r}")
     return rewards
 
 
-def total_reward(completions: list[Completion], rewards: dict[RewardFunction, float] | None = None, **columns: Any
-                 ) -> list[float]:
+def total_reward(
+    completions: list[Completion], rewards: dict[RewardFunction, float] | None = None, **columns: Any
+) -> list[float]:
     """The weighted sum that GRPO sees, one number per completion.
 
     Args:

@@ -38,8 +38,13 @@ def execute(source: Path, target: Path, environment: dict[str, str], progress: C
         done = sum(c.cell_type == "code" for c in notebook.cells[: cell_index + 1])
         progress(f"{source.stem}: cell {done} of {len(cells)}")
 
-    client = NotebookClient(notebook, timeout=3600, kernel_name="python3", on_cell_start=on_start,
-                            resources={"metadata": {"path": str(source.parent)}})
+    client = NotebookClient(
+        notebook,
+        timeout=3600,
+        kernel_name="python3",
+        on_cell_start=on_start,
+        resources={"metadata": {"path": str(source.parent)}},
+    )
     start = time.perf_counter()
     try:
         client.execute(env={**os.environ, **environment})
@@ -59,7 +64,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "outputs" in cell:  # a widget without its state shows an error; the static picture beside it stays
-            cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+            cell.outputs = [
+                o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
+            ]
         for output in cell.get("outputs", []):
             if "text" in output:
                 output["text"] = MACHINE_PATH.sub("", output["text"])

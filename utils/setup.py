@@ -14,7 +14,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT_ON_COLAB = {"ipywidgets", "jupyterlab", "ipykernel", "pytest", "hypothesis", "ruff"}  # Colab's own, or not needed there
+KEPT_ON_COLAB = {
+    "ipywidgets",
+    "jupyterlab",
+    "ipykernel",
+    "pytest",
+    "hypothesis",
+    "ruff",
+}  # Colab's own, or not needed there
 
 
 def hosted() -> bool:
@@ -24,7 +31,9 @@ def hosted() -> bool:
 
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU answers; asked without importing torch, which may not be installed yet."""
-    return bool(shutil.which("nvidia-smi")) and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    return (
+        bool(shutil.which("nvidia-smi")) and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    )
 
 
 def read_pins(path: Path) -> dict[str, str]:
@@ -68,8 +77,12 @@ def set_up() -> None:
     for name, version in pins.items():
         print(f"  {name:14s} {version:10s} {'found ' + str(installed(name)) if name in missing else 'ok'}")
     if numpy_before and installed("numpy") != numpy_before:
-        raise RuntimeError(f"numpy was replaced ({numpy_before} is loaded, {installed('numpy')} installed): choose "
-                           "Runtime > Restart session, then run this cell again; nothing was downloaded in vain")
+        raise RuntimeError(
+            f"numpy was replaced ({numpy_before} is loaded, {installed('numpy')} installed): choose "
+            "Runtime > Restart session, then run this cell again; nothing was downloaded in vain"
+        )
     if missing and not hosted():
-        raise RuntimeError(f"not installed as pinned: {', '.join(missing)}. Run `python3 run.py lab` in the project's folder: "
-                           "it installs into .venv and opens this notebook there")
+        raise RuntimeError(
+            f"not installed as pinned: {', '.join(missing)}. Run `python3 run.py lab` in the project's folder: "
+            "it installs into .venv and opens this notebook there"
+        )

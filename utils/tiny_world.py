@@ -8,7 +8,7 @@
     Then she has 48-9=<<48-9=39>>39 rolls.
     #### 39
 
-A story is an opening, up to two events and an ending; together they take one to four steps of arithmetic on
+A story is an opening, up to two events and an ending; together they take one to five steps of arithmetic on
 whole numbers up to 300. The three splits are disjoint by construction: a problem's *plot* (its kinds of sentences and
 its numbers, without names and things) is hashed, and the hash decides the split. So no plot of the test split
 occurs in the training split even under other names, however many problems are drawn.
@@ -59,11 +59,15 @@ TOPICS = [
 
 @dataclass(frozen=True)
 class Problem:
-    """One word problem. `answer` is a solution as GSM8K writes it: annotated steps, then `#### number`."""
+    """One word problem. `answer` is a solution as GSM8K writes it: annotated steps, then `#### number`.
+
+    `asks` is the kind of its last question, e.g. "share"; `steps` counts the lines of working.
+    """
 
     question: str
     answer: str
     topic: str
+    asks: str
     steps: int
 
 
@@ -113,22 +117,28 @@ def _has(s: _Story) -> None:
 
 def _boxes(s: _Story) -> None:
     k, a = s.number(2, 9), s.number(3, 20)
-    s.say(f"{s.name} has {k} {s.topic.box} with {a} {s.items} in each.",
-          f"{s.name} has {k} {s.topic.box}. Each holds {a} {s.items}.")
+    s.say(
+        f"{s.name} has {k} {s.topic.box} with {a} {s.items} in each.",
+        f"{s.name} has {k} {s.topic.box}. Each holds {a} {s.items}.",
+    )
     s.quantity = s.step(f"{s.name} has", k, "*", a, s.items)
 
 
 def _twice_a_day(s: _Story) -> None:
     a, b = s.number(5, 60), s.number(5, 60)
-    s.say(f"{s.name} {s.topic.make} {a} {s.items} in the morning and {b} in the evening.",
-          f"In the morning {s.name} {s.topic.make} {a} {s.items}, and in the evening {b} more.")
+    s.say(
+        f"{s.name} {s.topic.make} {a} {s.items} in the morning and {b} in the evening.",
+        f"In the morning {s.name} {s.topic.make} {a} {s.items}, and in the evening {b} more.",
+    )
     s.quantity = s.step(f"{s.name} {s.topic.make}", a, "+", b, s.items)
 
 
 def _daily(s: _Story) -> None:
     a, k = s.number(3, 20), s.number(2, 9)
-    s.say(f"{s.name} {s.topic.make} {a} {s.items} a day for {k} days.",
-          f"Every day {s.name} {s.topic.make} {a} {s.items}. {s.She} does this for {k} days.")
+    s.say(
+        f"{s.name} {s.topic.make} {a} {s.items} a day for {k} days.",
+        f"Every day {s.name} {s.topic.make} {a} {s.items}. {s.She} does this for {k} days.",
+    )
     s.quantity = s.step(f"{s.name} {s.topic.make}", a, "*", k, s.items)
 
 
@@ -155,22 +165,28 @@ def _now(s: _Story) -> None:
 
 def _share(s: _Story) -> None:
     k = s.number(2, 9)
-    s.say(f"{s.She} shares them equally among {k} friends. How many {s.items} does each friend get?",
-          f"{k} friends share all of them equally. How many {s.items} are there for each friend?")
+    s.say(
+        f"{s.She} shares them equally among {k} friends. How many {s.items} does each friend get?",
+        f"{k} friends share all of them equally. How many {s.items} are there for each friend?",
+    )
     s.quantity = s.step("Each friend gets", s.quantity, "/", k, s.items)
 
 
 def _sell(s: _Story) -> None:
     p = s.number(2, 9)
-    s.say(f"{s.She} sells them for ${p} each. How many dollars does {s.she} get?",
-          f"{s.other} buys them all for ${p} each. How many dollars does {s.other} pay?")
+    s.say(
+        f"{s.She} sells them for ${p} each. How many dollars does {s.she} get?",
+        f"{s.other} buys them all for ${p} each. How many dollars does {s.other} pay?",
+    )
     s.quantity = s.step("That is", s.quantity, "*", p, "dollars")
 
 
 def _together(s: _Story) -> None:
     b = s.number(3, 40)
-    s.say(f"{s.other} has {b} more {s.items} than {s.name}. How many {s.items} do they have together?",
-          f"{s.other} has {b} {s.items} more than {s.she} has. How many {s.items} is that for both?")
+    s.say(
+        f"{s.other} has {b} more {s.items} than {s.name}. How many {s.items} do they have together?",
+        f"{s.other} has {b} {s.items} more than {s.she} has. How many {s.items} is that for both?",
+    )
     others = s.step(f"{s.other} has", s.quantity, "+", b, s.items)
     s.quantity = s.step("Together they have", s.quantity, "+", others, s.items)
 
@@ -206,6 +222,10 @@ def _tell(rng: random.Random, events: int) -> tuple[_Story, list[str | int]]:
     return story, story.plot
 
 
+def _asks(plot: list[str | int]) -> str:
+    return [entry for entry in plot if isinstance(entry, str)][-1].lstrip("_")
+
+
 def problems(split: str, seed: int) -> Iterator[Problem]:
     """Yield problems of one split without end; the same seed yields the same sequence.
 
@@ -221,9 +241,13 @@ def problems(split: str, seed: int) -> Iterator[Problem]:
         except Misfit:
             continue
         if story.working and split_of(plot) == split:
-            yield Problem(question=" ".join(story.sentences),
-                          answer="\n".join([*story.working, f"#### {story.quantity}"]),
-                          topic=story.topic.name, steps=len(story.working))
+            yield Problem(
+                question=" ".join(story.sentences),
+                answer="\n".join([*story.working, f"#### {story.quantity}"]),
+                topic=story.topic.name,
+                asks=_asks(plot),
+                steps=len(story.working),
+            )
 
 
 def tiny_split(split: str) -> list[Problem]:

@@ -34,13 +34,25 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from utils.data import Question, chat_prompt, load_questions, within_budget
 from utils.files import read_jsonl, write_json, write_jsonl
 from utils.policy import Policy, add_lora, check_adapter, load_policy
+from utils.profiles import ROOT, Profile
 from utils.progress import LiveTable
-from utils.profiles import Profile
 from utils.rewards import REWARDS, RewardFunction, text_of, total_reward
 
-SAME_ON_RESUME = ("loss_type", "num_generations", "beta", "epsilon", "temperature", "max_completion_length", "learning_rate",
-                  "warmup_steps", "max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps",
-                  "reward_weights", "seed")
+SAME_ON_RESUME = (
+    "loss_type",
+    "num_generations",
+    "beta",
+    "epsilon",
+    "temperature",
+    "max_completion_length",
+    "learning_rate",
+    "warmup_steps",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "reward_weights",
+    "seed",
+)
 PACKAGES = ("torch", "trl", "transformers", "peft", "accelerate", "datasets", "unsloth", "vllm", "bitsandbytes")
 
 
@@ -59,7 +71,7 @@ def versions() -> dict[str, str]:
 
 
 def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weights: Sequence[float]) -> dict[str, Any]:
-    """Every field of TRL's `GRPOConfig` that decides what is learnt, spelled out, so that no engine's default differs."""
+    """Every field of `GRPOConfig` that decides what is learnt, spelled out, so that no engine's default differs."""
     on_gpu = torch.cuda.is_available()
     accumulation = profile.completions_per_step // profile.micro_batch
     algorithm = dict(
@@ -79,7 +91,7 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
         repetition_penalty=1.0,
         max_completion_length=profile.max_completion_tokens,
         learning_rate=profile.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type="linear",  # after the warm-up it falls to zero over max_steps
         warmup_steps=profile.warmup_steps,
         weight_decay=0.0,
         adam_beta1=0.9,
@@ -125,8 +137,10 @@ def build_config(settings: dict[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(GRPOConfig)}
     unknown = sorted(settings.keys() - known)
     if unknown:
-        raise ValueError(f"the installed trl {importlib.metadata.version('trl')} has no setting {', '.join(unknown)}; "
-                         "install the versions in requirements.txt")
+        raise ValueError(
+            f"the installed trl {importlib.metadata.version('trl')} has no setting {', '.join(unknown)}; "
+            "install the versions in requirements.txt"
+        )
     config = GRPOConfig(**settings)
     for name, wanted in settings.items():
         found = getattr(config, name)
@@ -137,11 +151,19 @@ def build_config(settings: dict[str, Any]) -> Any:
 
 def build_dataset(questions: Sequence[Question]) -> Dataset:
     """TRL's columns: `prompt` (chat messages), `gold` and `question`, which the reward functions receive."""
-    return Dataset.from_list([{"prompt": chat_prompt(q.question), "gold": q.gold, "question": q.question} for q in questions])
+    return Dataset.from_list(
+        [{"prompt": chat_prompt(q.question), "gold": q.gold, "question": q.question} for q in questions]
+    )
 
 
-def build_trainer(policy: Policy, questions: Sequence[Question], output: str | Path, seed: int = 0,
-                  rewards: dict[RewardFunction, float] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Any:
+def build_trainer(
+    policy: Policy,
+    questions: Sequence[Question],
+    output: str | Path,
+    seed: int = 0,
+    rewards: dict[RewardFunction, float] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Any:
     """A TRL `GRPOTrainer` that trains a fresh LoRA adapter on `policy`.
 
     Args:
@@ -155,8 +177,10 @@ def build_trainer(policy: Policy, questions: Sequence[Question], output: str | P
     profile, output = policy.profile, Path(output)
     rewards = REWARDS if rewards is None else rewards
     if len(questions) < profile.prompts_per_step:
-        raise ValueError(f"a step takes {profile.prompts_per_step} prompts, got only {len(questions)} questions; "
-                         "give more or lower prompts_per_step")
+        raise ValueError(
+            f"a step takes {profile.prompts_per_step} prompts, got only {len(questions)} questions; "
+            "give more or lower prompts_per_step"
+        )
     set_seed(seed)
     model = add_lora(policy, seed)
     config = build_config(grpo_settings(profile, policy.engine, output, seed, list(rewards.values()) + [0.0]))
@@ -164,8 +188,13 @@ def build_trainer(policy: Policy, questions: Sequence[Question], output: str | P
 
     recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size)
     trainer = GRPOTrainer(
-        model=model, args=config, processing_class=policy.tokenizer, train_dataset=build_dataset(questions),
-        reward_funcs=[*rewards, recorder], callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks])
+        model=model,
+        args=config,
+        processing_class=policy.tokenizer,
+        train_dataset=build_dataset(questions),
+        reward_funcs=[*rewards, recorder],
+        callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
+    )
     trainer.remove_callback(PrinterCallback)  # our own log and table say it better
     trainer.model.warnings_issued["estimate_tokens"] = True  # a warning about a number nobody reads
     if profile.dtype == "float16" and policy.engine == "transformers":
@@ -199,7 +228,7 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 
 
 class RolloutRecorder:
-    """A reward function of weight 0 that writes down every rollout: the trainer's own view of a step, group by group."""
+    """A reward function of weight 0 that writes down every rollout: the trainer's view of a step, group by group."""
 
     __name__ = "rollout_recorder"
 
@@ -211,11 +240,14 @@ class RolloutRecorder:
         parts = {f.__name__: f(completions, **columns) for f in self.rewards}
         advantages = group_advantages(totals, self.group_size)
         groups = [
-            {"question": columns["question"][i], "gold": columns["gold"][i],
-             "completions": [text_of(c) for c in completions[i : i + self.group_size]],
-             "rewards": totals[i : i + self.group_size],
-             "parts": {name: values[i : i + self.group_size] for name, values in parts.items()},
-             "advantages": [round(a, 4) for a in advantages[i : i + self.group_size]]}
+            {
+                "question": columns["question"][i],
+                "gold": columns["gold"][i],
+                "completions": [text_of(c) for c in completions[i : i + self.group_size]],
+                "rewards": totals[i : i + self.group_size],
+                "parts": {name: values[i : i + self.group_size] for name, values in parts.items()},
+                "advantages": [round(a, 4) for a in advantages[i : i + self.group_size]],
+            }
             for i in range(0, len(completions), self.group_size)
         ]
         _append(self.path, {"step": columns["trainer_state"].global_step + 1, "groups": groups})
@@ -314,8 +346,8 @@ def run_training(trainer: Any, resume: bool = False) -> TrainingResult:
 
     Args:
         trainer: from `build_trainer`; its `output_dir` is the run's folder.
-        resume: go on where an earlier run in that folder stopped: without checkpoints it starts from the beginning, and a
-            finished run is loaded, not trained further.
+        resume: go on where an earlier run in that folder stopped; without checkpoints it starts from the beginning,
+            and a finished run is loaded, not trained further.
     Raises:
         FileExistsError: the folder holds an earlier run and `resume` is False.
         ValueError: the earlier run had other settings.
@@ -323,7 +355,9 @@ def run_training(trainer: Any, resume: bool = False) -> TrainingResult:
     output = Path(trainer.args.output_dir)
     done = complete_checkpoints(output)
     if not resume and (done or (output / "adapter").exists()):
-        raise FileExistsError(f"{output} holds an earlier run; resume it (--resume) or choose another folder")
+        raise FileExistsError(
+            f"{output} holds an earlier run; resume it (resume=True, --resume) or choose another folder"
+        )
     _check_settings(trainer, output / "settings.json", bool(done))
     checkpoint = done[-1] if done else None
     start_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -336,10 +370,23 @@ def run_training(trainer: Any, resume: bool = False) -> TrainingResult:
         seconds, steps = seconds + time.perf_counter() - start, trainer.state.global_step
     else:  # nothing is left to do, but `train` would do a step more
         trainer.model.load_adapter(str(checkpoint), adapter_name="default", is_trainable=True)
-    result = TrainingResult(save_adapter(trainer.model, output / "adapter"), _read_log(output), steps, seconds,
-                            finished=steps >= trainer.args.max_steps)
-    write_json(output / "training.json", {"steps": steps, "seconds": round(seconds, 1), "finished": result.finished,
-                                          "seed": trainer.args.seed, "versions": versions()})
+    result = TrainingResult(
+        save_adapter(trainer.model, output / "adapter"),
+        _read_log(output),
+        steps,
+        seconds,
+        finished=steps >= trainer.args.max_steps,
+    )
+    write_json(
+        output / "training.json",
+        {
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "finished": result.finished,
+            "seed": trainer.args.seed,
+            "versions": versions(),
+        },
+    )
     return result
 
 
@@ -359,14 +406,20 @@ def _read_log(output: Path) -> list[dict[str, Any]]:
 def _check_settings(trainer: Any, path: Path, resuming: bool) -> None:
     """Write the run's settings, or compare them with those of the run to be resumed; only `max_steps` may differ."""
     settings = {name: getattr(trainer.args, name) for name in SAME_ON_RESUME}
-    settings |= {"model": trainer.model.config._name_or_path, "rewards": trainer.reward_func_names[:-1],
-                 "lora_rank": trainer.model.peft_config["default"].r, "questions": len(trainer.train_dataset)}
+    settings |= {
+        "model": trainer.model.config._name_or_path,
+        "rewards": trainer.reward_func_names[:-1],
+        "lora_rank": trainer.model.peft_config["default"].r,
+        "questions": len(trainer.train_dataset),
+    }
     settings = json.loads(json.dumps(settings, default=str))
     if resuming and path.exists():
         for name, value in json.loads(path.read_text(encoding="utf-8")).items():
             if settings.get(name) != value:
-                raise ValueError(f"{path.parent} was trained with {name} = {value!r}, now it is {settings.get(name)!r}; "
-                                 "resume with the same setting or choose another folder")
+                raise ValueError(
+                    f"{path.parent} was trained with {name} = {value!r}, now it is {settings.get(name)!r}; "
+                    "resume with the same setting or choose another folder"
+                )
     write_json(path, settings)
 
 
@@ -381,6 +434,13 @@ def save_adapter(model: Any, folder: Path) -> Path:
     temporary = folder.with_name(f".{folder.name}-new")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, safe_serialization=True)
+    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    config = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
+    base = Path(config["base_model_name_or_path"])
+    if base.is_relative_to(ROOT):  # the embedded model: no path of this machine in what is passed on
+        write_json(
+            temporary / "adapter_config.json", config | {"base_model_name_or_path": base.relative_to(ROOT).as_posix()}
+        )
     check_adapter(temporary)
     if folder.exists():
         shutil.rmtree(folder)
@@ -389,16 +449,23 @@ def save_adapter(model: Any, folder: Path) -> Path:
 
 
 def training_questions(profile: Profile, tokenizer: Any) -> list[Question]:
-    """The train split of the profile's dataset, less the questions too long for its prompt budget (their number is printed)."""
+    """The train split of the profile's dataset, less the questions too long for its budget (how many is printed)."""
     questions, too_long = within_budget(load_questions(profile.dataset, "train"), tokenizer, profile.max_prompt_tokens)
     if too_long:
-        print(f"{len(too_long)} of {len(questions) + len(too_long)} questions left out: their prompts exceed "
-              f"{profile.max_prompt_tokens} tokens")
+        print(
+            f"{len(too_long)} of {len(questions) + len(too_long)} questions left out: their prompts exceed "
+            f"{profile.max_prompt_tokens} tokens"
+        )
     return questions
 
 
-def train(profile: Profile, output: str | Path, seed: int = 0, resume: bool = False,
-          rewards: dict[RewardFunction, float] | None = None) -> TrainingResult:
+def train(
+    profile: Profile,
+    output: str | Path,
+    seed: int = 0,
+    resume: bool = False,
+    rewards: dict[RewardFunction, float] | None = None,
+) -> TrainingResult:
     """Load the base model of a profile, train it with GRPO and save the adapter: `run.py train` in one call."""
     policy = load_policy(profile)
     questions = training_questions(profile, policy.tokenizer)
