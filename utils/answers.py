@@ -211,10 +211,10 @@ _DIGITS = r"""(?: (?: (?!0)\d{1,3} (?: (?:,\d{3})+ | (?:[ ]\d{3})+ | (?:['_]\d{3
 _NUMBER = re.compile(
     rf"""
     (?P<aside> (?<=[dimntHO])(?=[23](?![\d.,/])) | (?<=\^) | (?<=\^[{{(]) )?  # cm2, CO2, s^{{-1}}
-    (?P<minus> (?<![A-Za-z0-9)-])-
-               (?: (?:[A-Z]{{1,3}}\s?)? [${{}}(*_]* (?=[\d.])     # is -$5
-                 | (?<![A-Za-z0-9)]\s-)(?<!\n-) [\s${{}}(*_]* )   # = - 5; but not "total - 5" or a bullet
-             | \b(?i:minus|negative)\s[\s$]* )?
+    (?P<sign> (?<![A-Za-z0-9)-])[-+]
+              (?: (?:[A-Z]{{1,3}}\s?)? [${{}}(*_]* (?=[\d.])           # is -$5
+                | (?<![A-Za-z0-9)]\s[-+])(?<!\n-) [\s${{}}(*_]* )      # = - 5; but not "total - 5" or a bullet
+            | \b(?i:minus|negative)\s[\s$]* )?
     (?: (?P<whole>\d++) \s++ (?:and\s++)? (?=\d++\s*+/\s*+\d) )?  # the 1 of 1 1/2
     (?P<top>{_DIGITS})
     (?: (?: [eE] | \s?[×*xX]\s?10\s?(?:\^|\*\*)[{{(]? ) (?P<power>[-+]?\d++) [}})]? )?
@@ -225,16 +225,17 @@ _NUMBER = re.compile(
 )
 _SCALES = {"hundred": 10**2, "k": 10**3, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _NO_SEPARATORS = str.maketrans("", "", ", '_")
-_UNFINISHED = re.compile(  # a sum left to the reader, where \0 stands for a number
-    r"\0[\s)}\]]*(?:[+×÷√π]|[-*xX:^]+[\s({\[]*\0)"  # 3 + x, 36π; 10 - 5, 3:30, 2^10
-    r"|[\w)}](?:\+|\s*[×÷]|\s*\+\s)\s*\0|(?:[±√/]|sqrt)[\s({]*\0"  # x + 3, but not "is +3"; ±5, √16, x/2
+_AMBIGUOUS = re.compile(  # of a text in which \0 stands for each number and \1 for each aside
+    r"\0[\s)}\]]*(?:[+×÷√π]|[-*xX:^]+[\s({\[]*[\0\1])"  # 3 + x, 36π; 10 - 5, 3:30, 2^10
+    r"|[\w)}]\s*[+×÷]\s*\0|(?:[±√/]|sqrt)[\s({]*\0"  # x + 3; ±5, √16, x/2
+    r"|\0(?:[^\0]*[^\0\s({\[$])?[\s$]*\0"  # 5 or 6, 2 hours 2 minutes, but not "$42 (42 dollars)"
 )
 _WORDS = re.compile(r"[A-Za-z ]*")
 _ALTERNATIVE = re.compile(r"\b(?:or|and)\b|[,;\n](?!\d)")
 
 
 def to_number(text: str | None) -> Fraction | None:
-    r"""Read the one number that a text states, exactly; `None` where it states none, or several that differ.
+    r"""Read the one number that a text states, exactly; `None` where it states none, or several.
 
     Currency, unit words, percent signs, brackets, markdown, LaTeX and closing punctuation are passed over. Of
     an equation the value after the last `=` counts. A fraction is a number; a sum left to do (10 - 5) is not.
@@ -256,11 +257,10 @@ def to_number(text: str | None) -> Fraction | None:
     if "=" in text:
         text = _last_side(text)
     numbers = _numbers(text)
-    if not numbers or _UNFINISHED.search(_NUMBER.sub("\0", text)):
+    if not numbers or _AMBIGUOUS.search(_NUMBER.sub(lambda number: "\0" if _is_stated(number) else "\1", text)):
         return None
-    first, *others = {number[0]: number for number in numbers}.values()
-    value = _value(first)
-    return value if all(_value(other) == value for other in others) else None
+    value = _value(numbers[0])
+    return value if all(_value(number) == value for number in numbers) else None
 
 
 def _plain(text: str) -> str:
@@ -282,11 +282,15 @@ def _last_side(equation: str) -> str:
 
 
 def _numbers(text: str) -> list[re.Match]:
-    return [number for number in _NUMBER.finditer(text) if number["aside"] is None]
+    return list(filter(_is_stated, _NUMBER.finditer(text)))
+
+
+def _is_stated(number: re.Match) -> bool:
+    return number["aside"] is None
 
 
 def _value(number: re.Match) -> Fraction | None:
-    minus, whole, top, power, bottom, scale = number.group("minus", "whole", "top", "power", "bottom", "scale")
+    sign, whole, top, power, bottom, scale = number.group("sign", "whole", "top", "power", "bottom", "scale")
     value = _exact(top)
     if power:
         if abs(Decimal(power)) > MAX_POWER:
@@ -303,7 +307,7 @@ def _value(number: re.Match) -> Fraction | None:
         value += _exact(whole)
     if scale:
         value *= _SCALES[scale.strip().lower().removesuffix("s")]
-    return -value if minus else value
+    return -value if sign and not sign.startswith("+") else value
 
 
 def _exact(digits: str) -> Fraction:

@@ -74,7 +74,7 @@ def evaluate(args: Namespace) -> None:
 
 
 def training_facts(adapter: str | None) -> dict[str, Any]:
-    """Seed, steps and seconds of the training that left an adapter; nothing where its training.json is not beside it."""
+    """Seed, steps and seconds of the training that left an adapter; {} where no training.json is beside it."""
     facts = Path(adapter).parent / "training.json" if adapter else None
     if facts is None or not facts.is_file():
         return {}

@@ -42,6 +42,7 @@ def execute(source: Path, target: Path, environment: dict[str, str], progress: C
         notebook,
         timeout=3600,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # a local kernel warns that its traffic is not encrypted
         on_cell_start=on_start,
         resources={"metadata": {"path": str(source.parent)}},
     )
