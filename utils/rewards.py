@@ -1,4 +1,4 @@
-"""Rewards with TRL's signature: `f(completions, **dataset columns) -> list[float]`.
+r"""Rewards with TRL's signature: `f(completions, **dataset columns) -> list[float]`.
 
 Being right dominates; the layout asked for is worth a little on top. The order this gives, best first:
 
