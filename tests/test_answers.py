@@ -121,7 +121,8 @@ NUMBERS = [
     ("$1.2 million", 1_200_000, "scale word"),
     ("-1.8 billion", -1_800_000_000, "scale word"),
     ("$20k", 20_000, "scale letter"),
-    ("5 km", 5, "which this is not"),
+    ("5km", 5, "which this is not"),
+    ("5 km", 5, "nor this"),
     ("3 dozen", 3, "neither is this: golds count dozens"),
     # wrappings
     ("(42)", 42, "brackets: not the accountant's minus"),
@@ -490,7 +491,7 @@ STATED = [
     ("She paid -$5", "-$5", "with its sign"),
     ("10 - 5", "5", "an operator is no sign"),
     ("He bought 5 1000-piece puzzles", "1000", "no separator of thousands"),
-    ("- 41 eggs\n- 42 pears", "42", "nor is a bullet"),
+    ("- 41 eggs.\n- 42 pears.", "42", "nor is a bullet"),
     ("it takes 1 1/2 hours.", "1 1/2", "mixed"),
     ("it takes 1½ hours.", "1 1/2", "in plain characters"),
     (r"It is \frac{3}{4}.", "3/4", "in plain characters"),

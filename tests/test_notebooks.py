@@ -20,7 +20,7 @@ NAMES = [
 FORBIDDEN = {
     "machine path": re.compile(r"/(root|home|tmp|work|Users)/[\w.]"),
     "token": re.compile(r"hf_[A-Za-z0-9]{20,}|write_token"),
-    "eval or exec": re.compile(r"\b(eval|exec)\("),
+    "eval or exec": re.compile(r"(?<![.\w])(eval|exec)\("),
     "remote code": re.compile(r"trust_remote_code\s*=\s*True"),
 }
 

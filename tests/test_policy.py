@@ -47,7 +47,7 @@ def test_a_damaged_adapter_is_refused(tmp_path, damaged):
 
 
 def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch):
-    def unavailable(profile, adapter):
+    def unavailable(profile):
         raise ImportError("No module named 'vllm'")
 
     monkeypatch.setattr(policies.Profile, "check_machine", lambda self: None)
@@ -57,7 +57,7 @@ def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch)
         lambda: {
             "unsloth+vllm": unavailable,
             "unsloth": unavailable,
-            "transformers": lambda p, a: policies._load_transformers(TINY, a),
+            "transformers": lambda profile: policies._load_transformers(TINY),
         },
     )
     notices = []
