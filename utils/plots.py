@@ -6,7 +6,6 @@ Every function returns a `matplotlib.figure.Figure` and touches no global state;
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,7 +148,6 @@ def accuracy_by(table: dict[str, dict[str, dict[str, float]]], title: str, x: st
     """
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = _axes(figure, title=title, x=x, y="strict accuracy [%]")
-    all_rates = [r for by_model in table.values() for r in by_model.values()]
     models = list(next(iter(table.values())))
     for k, (model, colour, marker) in enumerate(zip(models, (GREY, BLUE, ORANGE, GREEN), "osD^", strict=False)):
         shown = [by_model[model] for by_model in table.values()]
@@ -160,7 +158,6 @@ def accuracy_by(table: dict[str, dict[str, dict[str, float]]], title: str, x: st
         )
     axes.set_xticks(range(len(table)), list(table))
     axes.set_xlim(-0.6, len(table) - 0.4)
-    lowest, highest = min(r["low"] for r in all_rates), max(r["high"] for r in all_rates)
-    axes.set_ylim(10 * math.floor(10 * lowest) - 3, 10 * math.ceil(10 * highest) + 3)
-    axes.legend(frameon=False, fontsize=9)
+    axes.set_ylim(-3, 103)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
     return figure
