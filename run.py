@@ -6,6 +6,8 @@
     python3 run.py lab            the notebooks in JupyterLab
     python3 run.py train          one GRPO training
     python3 run.py evaluate       one evaluation
+    python3 run.py compare        two stored evaluations side by side
+    python3 run.py score          judge stored completions again
     python3 run.py notebooks      re-execute the notebooks and save their outputs
     python3 run.py COMMAND -h     the options of a command
 
@@ -40,6 +42,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MIN_PYTHON = (3, 11)
 PROFILES = ("tiny", "t4", "l4", "a100", "laptop")
 GPU_PROFILES = ("t4", "l4", "a100")
+POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
 INSTALL_GB = 3  # .venv takes 1.6 GB, the downloaded wheels 0.4 GB; the rest is room for the runs
 SIGNAL_GRACE_S = 5  # how long a child may take to react to a Ctrl-C that it should have received itself
 
@@ -156,10 +159,37 @@ def build_parser() -> ArgumentParser:
     add_profile(evaluate)
     evaluate.add_argument("--adapter", type=existing_folder, metavar="DIR", help="default: the base model alone")
     evaluate.add_argument(
+        "--base",
+        type=existing_folder,
+        metavar="DIR",
+        help="stored evaluation to compare the adapter with; default: the base model is evaluated too, into DIR/base",
+    )
+    evaluate.add_argument(
         "--questions",
         type=existing_file,
         metavar="FILE.jsonl",
         help='rows {"question": "...", "answer": "... #### 42"}; default: the test split of the profile',
+    )
+
+    compare = add(
+        "compare",
+        "compare two stored evaluations, question by question; needs no model",
+        "runs/measured/base runs/measured",
+    )
+    compare.add_argument("base", type=existing_folder, metavar="DIR_BASE", help="folder that evaluate left, before")
+    compare.add_argument(
+        "trained", type=existing_folder, metavar="DIR_TRAINED", help="folder that evaluate left, after"
+    )
+    compare.add_argument("--output", type=output_folder, metavar="DIR", help="also write DIR/comparison.json")
+
+    score = add(
+        "score", "judge stored completions by the present rules and write card.json; needs no model", "runs/measured"
+    )
+    score.add_argument(
+        "folder",
+        type=existing_folder,
+        metavar="DIR",
+        help="holds completions.jsonl; a line needs question, gold and completion",
     )
 
     notebooks = add("notebooks", "re-execute the committed notebooks on profile tiny")
@@ -178,6 +208,8 @@ def parse(argv: list[str]) -> Namespace:
             f"--resume: there is no folder {args.output!r} to go on from; "
             "name the folder of the run to continue, or leave --resume out"
         )
+    if getattr(args, "base", None) and args.command == "evaluate" and not args.adapter:
+        parser.error("--base: a stored evaluation to compare an adapter with; name the adapter with --adapter")
     return args
 
 
@@ -185,9 +217,11 @@ def options(args: Namespace) -> list[str]:
     """The parsed options as arguments again, for the child; paths have become absolute."""
     given = []
     for name, value in vars(args).items():
-        if name != "command" and value is not None and value is not False:
+        if name == "command" or value is None or value is False:
+            continue
+        if name not in POSITIONALS.get(args.command, ()):
             given.append("--" + name.replace("_", "-"))
-            given += [] if value is True else [str(value)]
+        given += [] if value is True else [str(value)]
     return given
 
 
@@ -500,6 +534,8 @@ def choose_python(args: Namespace) -> str:
     profile = getattr(args, "profile", "tiny")
     if profile in GPU_PROFILES:
         return gpu_python(profile)
+    if args.command in POSITIONALS and importlib.util.find_spec("numpy"):
+        return sys.executable
     pins = read_pins(REQUIREMENTS)
     inside_venv = Path(sys.prefix).resolve() == VENV.resolve()
     if not inside_venv and here_already(pins):

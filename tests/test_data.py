@@ -34,7 +34,9 @@ def test_the_tiny_world_loads(split):
     assert questions[0].row["source"] == f"tiny {split} row 0"
 
 
-@pytest.mark.parametrize("name, split", [("svamp", "test"), ("tiny", "dev")])
+@pytest.mark.parametrize(
+    "name, split", [("gsm9k", "test"), ("tiny", "dev"), ("svamp", "train"), ("tiny-longer", "train")]
+)
 def test_unknown_names_are_refused_with_the_choices(name, split):
     with pytest.raises(ValueError, match="must be one of"):
         load_questions(name, split)
@@ -47,6 +49,56 @@ def test_a_line_separator_inside_a_row_does_not_cut_it(tmp_path):
 
 def test_a_bare_number_will_do_as_an_answer(tmp_path):
     assert read_questions(write(tmp_path, row(answer="1,000")))[0].gold == "1,000"
+
+
+@pytest.mark.parametrize(
+    "answer, gold",
+    [
+        (42, "42"),
+        (-7, "-7"),
+        (0, "0"),
+        (8.0, "8"),
+        (2.5, "2.5"),
+        (1e22, "10000000000000000000000"),
+        (1000, "1000"),
+        (12345678901234567890, "12345678901234567890"),
+        ("#### 1,000", "1,000"),
+        ("work\n#### -3", "-3"),
+        ("#### 0.75", "0.75"),
+        ("-3", "-3"),
+    ],
+)
+def test_a_gold_may_be_a_json_number_and_comes_out_in_plain_digits(tmp_path, answer, gold):
+    (question,) = read_questions(write(tmp_path, row(answer=answer)))
+    assert question.gold == gold and question.row["answer"] == answer
+
+
+@pytest.mark.parametrize("answer", [True, False, None, [42], float("nan"), float("inf")])
+def test_what_is_no_number_is_no_gold(tmp_path, answer):
+    with pytest.raises(ValueError, match="questions.jsonl line 1"):
+        read_questions(write(tmp_path, row(answer=answer)))
+
+
+def test_a_file_from_windows_reads_like_any_other(tmp_path):
+    path = tmp_path / "Fragen für morgen.jsonl"
+    lines = [row("one"), "", row("two\u2028lines \u0085 here"), row("one")]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    questions = read_questions(str(path))
+    assert [q.question for q in questions] == ["one", "two\u2028lines \u0085 here", "one"]
+    assert [q.row["source"].rpartition(" ")[2] for q in questions] == ["1", "3", "4"]
+
+
+def test_a_file_in_another_encoding_says_so(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(row("à la carte").encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.jsonl is not UTF-8"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize("bad", ['{"question": "q", "answer": ' + "1" * 5_000 + "}", "[" * 100_000])
+def test_json_that_python_refuses_is_named_like_any_bad_row(tmp_path, bad):
+    with pytest.raises(ValueError, match="questions.jsonl line 1: not a JSON row"):
+        read_questions(write(tmp_path, bad))
 
 
 @pytest.mark.parametrize(

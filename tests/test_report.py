@@ -21,7 +21,7 @@ NEEDED = {
 
 
 def verdict(question, strict, completion="<reasoning>x</reasoning>"):
-    return Verdict(question, "7", completion, 5, strict=strict, lenient=strict, format=True, truncated=False)
+    return Verdict("0" * 16, question, "7", completion, 5, strict, strict, True, truncated=False, no_answer=False)
 
 
 BASE = [verdict("a", False, "<script>alert(1)</script>"), verdict("b", True), verdict("c", False)]
@@ -32,9 +32,9 @@ HISTORY = [{"step": i, "reward": 0.1 * i, "rewards/correctness_reward/mean": 0.1
 def test_the_summary_holds_what_it_must():
     summary = summarise("tiny", {"trl": "1"}, BASE, TRAINED, seed=0, train_steps=3, train_seconds=1.5)
     assert NEEDED <= summary.keys()
-    assert summary["flips"] == {"fixed": 1, "broken": 1} and summary["mcnemar_p"] == 1.0
+    assert summary["flips"] == {"fixed": 1, "broken": 1, "both": 0, "neither": 1} and summary["mcnemar_p"] == 1.0
     for who in ("base", "trained"):
-        for name in ("strict", "lenient", "format", "truncated"):
+        for name in ("strict", "lenient", "format", "truncated", "no_answer"):
             r = summary[who][name]
             assert 0 <= r["low"] <= r["rate"] <= r["high"] <= 1
 

@@ -116,6 +116,17 @@ EVALUATE = ["evaluate", "--profile", "tiny", "--output", "out"]
         ([*EVALUATE, "--questions", "."], ["'.' is a folder", "give a file"]),
         ([*EVALUATE, "--adapter", "none"], ["no folder 'none'", "check the path"]),
         ([*EVALUATE, "--max-steps", "3"], ["unrecognized arguments: --max-steps 3"]),
+        ([*EVALUATE, "--base", "."], ["--base", "--adapter"]),
+        ([*EVALUATE, "--adapter", ".", "--base", "none"], ["no folder 'none'", "check the path"]),
+        (["compare"], ["DIR_BASE", "DIR_TRAINED", "required"]),
+        (["compare", "."], ["DIR_TRAINED", "required"]),
+        (["compare", ".", "none"], ["no folder 'none'", "check the path"]),
+        (["compare", ".", "run.py"], ["no folder 'run.py'"]),
+        (["compare", ".", ".", "."], ["unrecognized arguments: ."]),
+        (["compare", ".", ".", "--output", "run.py"], ["run.py' is a file"]),
+        (["compare", ".", ".", "--profile", "tiny"], ["unrecognized arguments: --profile tiny"]),
+        (["score"], ["DIR", "required"]),
+        (["score", "none"], ["no folder 'none'", "check the path"]),
         (["notebooks"], ["--write"]),
         (["lab", "--port", "80"], ["'80'", "from 1024 to 65535"]),
     ],
@@ -147,7 +158,9 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatc
     assert stop.value.code == 2 and f"cannot write in {str(tmp_path)!r}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["test"], ["lab"], ["train"], ["evaluate"], ["notebooks"]])
+@pytest.mark.parametrize(
+    "command", [[], ["test"], ["lab"], ["train"], ["evaluate"], ["compare"], ["score"], ["notebooks"]]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run.main([*command, "--help"])
@@ -177,11 +190,16 @@ def test_options_reach_the_child_and_paths_become_absolute(project, monkeypatch)
         TRAIN,
         [*TRAIN, "--resume", "--mirror", "drive"],  # on a fresh machine there is no output folder yet
         [*EVALUATE, "--adapter", "."],
+        [*EVALUATE, "--adapter", ".", "--base", "."],
+        ["compare", ".", "odd name"],
+        ["compare", ".", ".", "--output", "out"],
+        ["score", "odd name"],
         ["notebooks", "--write"],
     ],
 )
 def test_what_the_child_receives_parses_to_the_same_arguments(argv, project, monkeypatch):
     monkeypatch.chdir(project)
+    Path("odd name").mkdir()
     args = run.parse(argv)
     monkeypatch.chdir("/")
     assert run.parse(run.child_arguments(args)[2:]) == args
@@ -204,6 +222,28 @@ def test_lab_listens_on_this_machine_only():
     arguments = run.child_arguments(run.parse(["lab", "--no-browser", "--port", "9000"]))
     assert arguments[:3] == ["-m", "jupyterlab", "--ip=127.0.0.1"]
     assert arguments[-4:-1] == ["--port", "9000", "--no-browser"]
+
+
+def test_folders_go_on_without_a_name(project, monkeypatch):
+    monkeypatch.chdir(project)
+    Path("before").mkdir()
+    where = str(project)
+    compare = run.child_arguments(run.parse(["compare", "before", ".", "--output", "out"]))
+    assert compare == ["-m", "utils.commands", "compare", f"{where}/before", where, "--output", f"{where}/out"]
+    assert run.child_arguments(run.parse(["score", "before"])) == ["-m", "utils.commands", "score", f"{where}/before"]
+
+
+@pytest.mark.parametrize("argv", [["compare", ".", "."], ["score", "."]])
+def test_what_needs_no_model_runs_in_any_python_with_numpy(argv, machine, monkeypatch):
+    assert run.main(argv) == 0
+    assert [command[:3] for command in machine.commands] == [
+        ["-m", "utils.commands", argv[0]]
+    ] and not run.VENV.exists()
+    machine.commands.clear()
+    found = run.importlib.util.find_spec
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "numpy" else found(name))
+    assert run.main(argv) == 0
+    assert machine.commands[0][:2] == ["-m", "venv"], "without numpy the usual set-up comes first"
 
 
 @pytest.mark.parametrize(

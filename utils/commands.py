@@ -1,6 +1,6 @@
 """What the commands of run.py do once the environment is set up; run.py checks the arguments and calls
 
-python -m utils.commands [train | evaluate | notebooks] …        without a command: the whole series
+python -m utils.commands [train | evaluate | compare | score | notebooks] …        without a command: the whole series
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.files import read_jsonl, write_json, write_jsonl, write_text
+from utils.cards import card_text, comparison_text, progress_text
+from utils.files import read_jsonl, write_json, write_text
 from utils.profiles import ROOT, get_profile
 
 
@@ -48,40 +49,78 @@ def train(args: Namespace) -> None:
 def evaluate(args: Namespace) -> None:
     """Evaluate the base model and, where an adapter is given, the trained one on the same questions.
 
-    Each finished batch is kept in the output folder, and a second call asks only what is missing there.
+    Each finished batch is kept, in DIR and, for the base model beside an adapter, in DIR/base or the stored evaluation
+    that `--base` names; a second call asks only what is missing there.
     """
-    from utils import report
+    from utils import report, stored
     from utils.data import load_questions, read_questions
-    from utils.evaluation import answers_file
     from utils.evaluation import evaluate as run
+    from utils.evaluation import load_evaluation
     from utils.policy import check_adapter, load_policy, with_adapter
+    from utils.protocol import Protocol, protocol_of, require_same
     from utils.training import versions
 
     profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
     questions = read_questions(args.questions) if args.questions else load_questions(profile.dataset, "test")
+    folders = {"base": output}
     if args.adapter:
-        check_adapter(args.adapter)  # before minutes go into the base model
-    policy, verdicts = load_policy(profile), {}
-    for who in ("base", "trained") if args.adapter else ("base",):
-        if who == "trained":
-            policy = with_adapter(policy, args.adapter)
-        keep = answers_file(output, policy, questions)
-        verdicts[who] = run(policy, questions, counter(f"{who} model"), keep)
-        write_jsonl(output / f"{who}.jsonl", [dataclasses.asdict(v) for v in verdicts[who]])
+        folders = {"base": Path(args.base) if args.base else output / "base", "trained": output}
+        check_adapter(args.adapter)  # this and what follows before minutes go into the base model
+    policy = load_policy(profile)
+    if args.base:
+        theirs = stored.read_header(Path(args.base))["protocol"]
+        if theirs is None:
+            raise ValueError(f"--base {args.base} holds no {stored.PROTOCOL}; give a folder that run.py evaluate left")
+        require_same(Protocol.from_dict(theirs), protocol_of(policy, questions), names=(args.base, "this call"))
+        load_evaluation(args.base)  # or it says what is missing
+    if args.adapter:
+        adapted = dataclasses.replace(policy, adapter=Path(args.adapter))
+        stored.begin(output, stored.header_of(adapted, questions), questions)
+    if not args.base:
+        run(policy, questions, counter("base model"), folders["base"])
+    if args.adapter:
+        run(with_adapter(policy, args.adapter), questions, counter("trained model"), output)
+    evaluations = {who: load_evaluation(folder) for who, folder in folders.items()}
+    verdicts = {who: evaluation.verdicts for who, evaluation in evaluations.items()}
     summary = report.summarise(
         profile.name,
         versions(),
-        verdicts["base"],
-        verdicts.get("trained"),
+        **verdicts,
         questions=args.questions or f"{profile.dataset} test",
         adapter=args.adapter,
         **training_facts(args.adapter),
+        protocol_hash=evaluations["base"].header["protocol_hash"],
         total_seconds=round(time.perf_counter() - start, 1),
     )
     write_json(output / "summary.json", summary)
-    for who in verdicts:
-        print(f"{who:8s}" + "  ".join(f"{name} {report.percent(rate)}" for name, rate in summary[who].items()))
+    print(card_text({who: evaluation.card for who, evaluation in evaluations.items()}))
+    if args.adapter:
+        print(comparison_text(summary))
     print(f"{report.verdict_line(summary)}\nsummary.json is in {shown(output)}")
+
+
+def compare(args: Namespace) -> None:
+    """Compare two stored evaluations; with an output folder, leave comparison.json there."""
+    from utils.evaluation import compare_folders
+
+    base, trained, comparison = compare_folders(args.base, args.trained)
+    cards = {"base": base.card, "trained": trained.card}
+    print(f"base     {shown(base.folder)}\ntrained  {shown(trained.folder)}\n\n{card_text(cards)}\n")
+    print(comparison_text(comparison))
+    if base.header["protocol_hash"] is None:
+        print("Neither folder says how it was measured: whether they may be compared is for you to know.")
+    if args.output:
+        path = write_json(Path(args.output) / "comparison.json", comparison | cards)
+        print(f"comparison.json is in {shown(path.parent)}")
+
+
+def score(args: Namespace) -> None:
+    """Judge stored completions by the present rules and leave card.json beside them."""
+    from utils.evaluation import score as run
+
+    evaluation = run(args.folder)
+    print(card_text({"stored": evaluation.card}))
+    print(f"card.json is in {shown(evaluation.folder)}")
 
 
 def training_facts(adapter: str | None) -> dict[str, Any]:
@@ -93,15 +132,15 @@ def training_facts(adapter: str | None) -> dict[str, Any]:
     return {"seed": training["seed"], "train_steps": training["steps"], "train_seconds": training["seconds"]}
 
 
-def counter(label: str) -> Callable[[int, int], None]:
-    """A progress callback that prints a line each time another tenth is done."""
+def counter(label: str) -> Callable[[int, int, int], None]:
+    """A progress callback that prints a line each time another tenth is done, with the strict rate so far."""
     shown_tenths = 0
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, strict: int) -> None:
         nonlocal shown_tenths
         if done * 10 // total > shown_tenths:
             shown_tenths = done * 10 // total
-            print(f"{label}: {done} of {total} questions", flush=True)
+            print(progress_text(label, done, total, strict), flush=True)
 
     return progress
 
@@ -119,7 +158,7 @@ def series(args: Namespace) -> None:
 def run_series(output: Path) -> dict[str, Any]:
     """Execute all notebooks on profile tiny, gather their results in `output` and return the summary."""
     from utils import report
-    from utils.evaluation import Verdict
+    from utils.evaluation import load_evaluation
     from utils.series import NOTEBOOKS, execute
 
     start = time.perf_counter()
@@ -129,7 +168,7 @@ def run_series(output: Path) -> dict[str, Any]:
         tell(f"{notebook.stem}: done in {seconds:.0f} s", end="\n")
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     summary["total_seconds"] = round(time.perf_counter() - start, 1)
-    base, trained = ([Verdict(**row) for row in read_jsonl(output / f"{who}.jsonl")] for who in ("base", "trained"))
+    base, trained = (load_evaluation(output / who).verdicts for who in ("base", "trained"))
     page = report.write_report(output, summary, read_jsonl(output / "training" / "log.jsonl"), base, trained)
     print(f"{report.verdict_line(summary)}\nTook {summary['total_seconds']:.0f} s. Open {shown(page)} in a browser.")
     return summary
@@ -165,6 +204,8 @@ COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
     None: series,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
+    "score": score,
     "notebooks": write_notebooks,
 }
 

@@ -7,23 +7,33 @@ cannot be used raises with its file and line number.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from utils.answers import gold_answer
+from utils.tiny_shifts import SHIFTS, shifted
 from utils.tiny_world import SPLIT_SIZES, tiny_split
+from utils.transfer import gsm_symbolic_rows, svamp_rows
 
 SYSTEM_PROMPT = (
     "Work through the problem step by step between <reasoning> and </reasoning>. "
     "Then write only the final number between <answer> and </answer>."
 )
-DATASETS = ("tiny", "gsm8k")
+DATASETS = {  # name: its splits
+    "tiny": tuple(SPLIT_SIZES),
+    "gsm8k": tuple(SPLIT_SIZES),
+    **{f"tiny-{shift}": ("test",) for shift in SHIFTS},
+    "svamp": ("test",),
+    "gsm-symbolic": ("test",),
+}
 
 
 @dataclass(frozen=True)
@@ -40,27 +50,40 @@ class Question:
     gold: str
     row: dict[str, Any]
 
+    @property
+    def id(self) -> str:
+        """Sixteen digits of a SHA-256 of the text: the same question has the same id in every file."""
+        return hashlib.sha256(self.question.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
 
 def load_questions(name: str, split: str) -> list[Question]:
     """Load one split of a dataset.
 
     Args:
-        name: "tiny" (embedded) or "gsm8k" (the folder `GSM8K_DIR` where that variable is set, else the hub).
+        name: "tiny" (embedded) or "gsm8k" (the folder `GSM8K_DIR` where that variable is set, else the hub). With a
+            test split alone: "tiny-longer", "tiny-larger" and "tiny-reworded" (see `utils.tiny_shifts`), "svamp" (the
+            folder `SVAMP_DIR`, else the hub), "gsm-symbolic" (made by `reasoning-gym`); see `utils.transfer` for both.
         split: "train", "validation" or "test"; GSM8K's validation split is cut from its train split by `hold_out`.
     Raises:
         ValueError: unknown name or split, or a malformed row.
-        FileNotFoundError: `GSM8K_DIR` does not hold the split's file.
+        FileNotFoundError: `GSM8K_DIR` or `SVAMP_DIR` does not hold the file.
+        ConnectionError: the hub cannot be reached.
+        ImportError: `reasoning-gym` is missing, or is not the pinned version.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
-    if split not in SPLIT_SIZES:
-        raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r}")
-    if name == "tiny":
+    if split not in DATASETS[name]:
+        raise ValueError(f"split of {name} must be one of {', '.join(DATASETS[name])}, got {split!r}")
+    if name == "svamp":
+        return [to_question(*row) for row in svamp_rows()]
+    if name == "gsm-symbolic":
+        return [to_question(*row) for row in gsm_symbolic_rows()]
+    if name.startswith("tiny"):
         rows = (
             {"question": p.question, "answer": p.answer, "topic": p.topic, "asks": p.asks, "steps": p.steps}
-            for p in tiny_split(split)
+            for p in (tiny_split(split) if name == "tiny" else shifted(name.removeprefix("tiny-")))
         )
-        return [to_question(row, f"tiny {split} row {i}") for i, row in enumerate(rows)]
+        return [to_question(row, f"{name} {split} row {i}") for i, row in enumerate(rows)]
     if split == "test":
         return _gsm8k("test")
     train, validation = hold_out(_gsm8k("train"), SPLIT_SIZES["validation"])
@@ -70,26 +93,31 @@ def load_questions(name: str, split: str) -> list[Question]:
 def read_questions(path: str | Path) -> list[Question]:
     """Read a JSONL file of `{"question": …, "answer": …}` rows; an answer ends in `#### number`, or is the number.
 
+    A row that stands twice is read twice. Windows line ends and a byte-order mark are no matter.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a row is not JSON, lacks a field or has no readable gold; names file and line.
+        ValueError: a row is not JSON, lacks a field or has no readable gold; names file and line. Not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no question file at {path}; give a JSONL file with one row a line")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with line ends of every system made "\n"
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     questions = []
-    with path.open(encoding="utf-8") as lines:  # iterating keeps U+2028 inside a row, str.splitlines() would cut there
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            source = f"{path.name} line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{source}: not a JSON row ({error}), got {line[:80]!r}; mend or remove the line"
-                ) from error
-            questions.append(to_question(row, source))
+    for number, line in enumerate(text.split("\n"), start=1):  # str.splitlines() would cut a row at U+2028
+        if not line.strip():
+            continue
+        source = f"{path.name} line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{source}: not a JSON row ({error}), got {line[:80]!r}; mend or remove the line"
+            ) from error
+        questions.append(to_question(row, source))
     if not questions:
         raise ValueError(f"{path} holds no rows; it needs one JSON row a line")
     return questions
@@ -97,15 +125,26 @@ def read_questions(path: str | Path) -> list[Question]:
 
 def to_question(row: dict[str, Any], source: str) -> Question:
     """Check one row and make a `Question` of it; `source` (file and line) is named in every error."""
-    for key in ("question", "answer"):
-        if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key].strip():
+    if not isinstance(row, dict):
+        raise ValueError(f"{source}: a row needs a non-empty text 'question', got {str(row)[:120]!r}")
+    texts = {"question": row.get("question"), "answer": _number_text(row.get("answer"))}
+    for key, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{source}: a row needs a non-empty text {key!r}, got {str(row)[:120]!r}")
-    answer = row["answer"] if "####" in row["answer"] else f"#### {row['answer']}"
+    answer = texts["answer"] if "####" in texts["answer"] else f"#### {texts['answer']}"
     try:
         gold = gold_answer(answer)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return Question(row["question"], gold, {**row, "source": source})
+
+
+def _number_text(value: Any) -> Any:
+    """A JSON number in plain digits, 8.0 as "8"; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    number = Decimal(repr(value))
+    return str(value) if not number.is_finite() else f"{number.normalize():f}"
 
 
 def _gsm8k(split: str) -> list[Question]:
@@ -136,14 +175,18 @@ def hold_out(questions: list[Question], count: int, seed: int = 0) -> tuple[list
     return ([q for i, q in enumerate(questions) if i not in chosen], [questions[i] for i in sorted(chosen)])
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words and numbers of a text, without case and punctuation."""
+    return tuple(re.findall(r"\w+", text.casefold()))
+
+
 def shared_questions(a: Iterable[Question], b: Iterable[Question]) -> list[str]:
-    """Questions that stand in both splits, compared by their words and numbers alone: a leak, unless empty."""
+    """Questions that stand in both splits, compared by their words and numbers alone: a leak, unless empty.
 
-    def key(q: Question) -> str:
-        return " ".join(re.findall(r"\w+", q.question.casefold()))
-
-    seen = {key(q) for q in a}
-    return [q.question for q in b if key(q) in seen]
+    `utils.leaks` also finds questions that differ only in their numbers or in a few words.
+    """
+    seen = {words(q.question) for q in a}
+    return [q.question for q in b if words(q.question) in seen]
 
 
 def chat_prompt(question: str) -> list[dict[str, str]]:

@@ -1,199 +1,91 @@
-"""Evaluation: one protocol before and after training, and the statistics to read it with.
+"""Evaluation: one protocol before and after training, one card of rates, and the paired comparison of two.
 
 Greedy decoding, the same prompt and the same token cap for base and trained model; strict and lenient shown apart.
 
-    >>> low, high = wilson_interval(82, 150)                                  # 54.67% of 150 questions
-    >>> f"[{100 * low:.1f}, {100 * high:.1f}]"
-    '[46.7, 62.4]'
-    >>> pass_at_k(n=8, correct=1, k=8), pass_at_k(n=8, correct=2, k=1)
-    (1.0, 0.25)
+    >>> base = load_evaluation("runs/measured/base")                                        # doctest: +SKIP
+    >>> trained = load_evaluation("runs/measured")                                          # doctest: +SKIP
+    >>> compare(base.verdicts, trained.verdicts)["flips"]                                   # doctest: +SKIP
+    {'fixed': 418, 'broken': 17, 'both': 758, 'neither': 126}
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from utils.answers import is_correct
-from utils.checkpoints import difference, portable, sha256
-from utils.data import Question, chat_prompt
-from utils.files import write_bytes
+from utils import stored
+from utils.answers import extract_answer, is_correct, to_number
+from utils.data import Question
+from utils.files import write_json
+from utils.generation import Sample, batches, generate
 from utils.policy import Policy
+from utils.protocol import Protocol, require_same
 from utils.rewards import format_reward
+from utils.statistics import detectable_difference, mcnemar_exact, paired_bootstrap, questions_needed, wilson_interval
 
-RATES = ("strict", "lenient", "format", "truncated")
-VLLM_BATCH = 256  # completions in one call of vLLM, which arranges them itself; what a lost session loses at most
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One completion. `truncated` means that the token cap cut it off before it ended by itself."""
-
-    text: str
-    tokens: int
-    truncated: bool
+RATES = ("strict", "lenient", "format", "truncated", "no_answer")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One question answered and judged; the four rates of an evaluation are the means of its booleans."""
+    """One question answered and judged; the rates of an evaluation are the means of its booleans.
 
+    Attributes:
+        id: of the question, see `Question.id`.
+        tokens, truncated: of the completion; None where stored completions from elsewhere do not say.
+        strict: the right number in its tag, in a clean layout.
+        lenient: the right number wherever the completion states its answer last.
+        format: the layout alone.
+        no_answer: not even the lenient reading finds a number.
+    """
+
+    id: str
     question: str
     gold: str
     completion: str
-    tokens: int
+    tokens: int | None
     strict: bool
     lenient: bool
     format: bool
-    truncated: bool
+    truncated: bool | None
+    no_answer: bool
 
 
-# ---------------------------------------------------------------------------------------- statistics
+@dataclass(frozen=True)
+class Evaluation:
+    """A stored evaluation, judged anew when it was loaded.
 
-
-def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval (95% by default) of a proportion (Wilson 1927, eq. in Agresti & Coull 1998, section 2).
-
-    Raises:
-        ValueError: not 0 <= successes <= n, or n < 1.
+    Attributes:
+        header: the content of its protocol.json; all None for completions from elsewhere.
+        seconds: what generating took; None where a line does not say.
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not put p outside
 
+    folder: Path
+    header: dict[str, Any]
+    verdicts: list[Verdict]
+    seconds: float | None
 
-def mcnemar_p(fixed: int, broken: int) -> float:
-    """Two-sided exact McNemar test: could `fixed` against `broken` flips be a fair coin's doing?
+    @property
+    def protocol(self) -> Protocol | None:
+        return self.header["protocol"] and Protocol.from_dict(self.header["protocol"])
 
-    Binomial(n = fixed + broken, 1/2), computed in whole numbers and therefore exact before the last division.
-    """
-    n, least = fixed + broken, min(fixed, broken)
-    tail = sum(math.comb(n, k) for k in range(least + 1))
-    return min(1.0, float(Fraction(2 * tail, 2**n)))
-
-
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that at least one of k completions is correct, estimated from `correct` of n without bias.
-
-    Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1.
-    """
-    if not 1 <= k <= n or not 0 <= correct <= n:
-        raise ValueError(f"need 1 <= k <= n and 0 <= correct <= n, got n={n}, correct={correct}, k={k}")
-    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
-
-
-# ---------------------------------------------------------------------------------------- generation
-
-
-def generate(
-    policy: Policy,
-    questions: Sequence[Question],
-    temperature: float = 0.0,
-    n: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[list[Sample]]:
-    """Answer every question n times; `temperature` 0 is greedy decoding.
-
-    Args:
-        progress: called with (questions done, questions in all) after each batch.
-    Returns:
-        One list of n samples per question, in the order of `questions`.
-    """
-    samples: dict[int, list[Sample]] = {}
-    for batch in _batches(policy, questions, temperature, n):
-        samples |= batch
-        if progress:
-            progress(len(samples), len(questions))
-    return [samples[i] for i in range(len(questions))]
-
-
-def _batches(
-    policy: Policy, questions: Sequence[Question], temperature: float, n: int, known: Collection[int] = ()
-) -> Iterator[dict[int, list[Sample]]]:
-    """Answer batch by batch, yielding {index of the question: its n samples}; batches known already are left out.
-
-    Which questions share a batch does not depend on `known`: on a GPU the last bits of an answer depend on its batch.
-    """
-    prompts = [_prompt(policy, q.question) for q in questions]
-    order = list(range(len(prompts)))
-    if policy.engine == "unsloth+vllm":
-        size, answer = VLLM_BATCH, _vllm(policy)
-    else:
-        size, answer = policy.profile.eval_batch, _generate_batch
-        order.sort(key=lambda i: len(prompts[i]))  # alike lengths together: little padding
-    step = max(1, size // n)
-    for batch in (order[start : start + step] for start in range(0, len(order), step)):
-        if not all(i in known for i in batch):
-            yield dict(zip(batch, answer(policy, [prompts[i] for i in batch], temperature, n), strict=True))
-
-
-def _prompt(policy: Policy, question: str) -> str:
-    return policy.tokenizer.apply_chat_template(chat_prompt(question), tokenize=False, add_generation_prompt=True)
-
-
-def _generate_batch(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
-    import torch
-
-    tokenizer, cap = policy.tokenizer, policy.profile.max_completion_tokens
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.model.device)
-    how = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    )
-    with torch.inference_mode():
-        output = policy.model.generate(
-            **inputs,
-            max_new_tokens=cap,
-            num_return_sequences=n,
-            repetition_penalty=1.0,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            **how,
-        )
-    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    samples = [_sample(tokenizer, row, cap) for row in rows]
-    return [samples[i : i + n] for i in range(0, len(samples), n)]
-
-
-def _sample(tokenizer: Any, ids: list[int], cap: int) -> Sample:
-    ended = tokenizer.eos_token_id in ids
-    if ended:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-    return Sample(tokenizer.decode(ids, skip_special_tokens=True), len(ids), truncated=not ended and len(ids) >= cap)
-
-
-def _vllm(policy: Policy) -> Callable[[Policy, list[str], float, int], list[list[Sample]]]:
-    """`_generate_batch` for vLLM; the adapter is handed over once, for each request gets a place of its own there."""
-    from vllm import SamplingParams
-
-    lora = policy.model.load_lora(str(policy.adapter)) if policy.adapter else None
-    cap = policy.profile.max_completion_tokens
-
-    def answer(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
-        how = SamplingParams(n=n, temperature=temperature, max_tokens=cap)
-        outputs = policy.model.fast_generate(prompts, sampling_params=how, lora_request=lora, use_tqdm=False)
-        return [[_sample(policy.tokenizer, list(o.token_ids), cap) for o in output.outputs] for output in outputs]
-
-    return answer
-
-
-# ---------------------------------------------------------------------------------------- evaluation
+    @property
+    def card(self) -> dict[str, Any]:
+        return card(self.verdicts, self.header)
 
 
 def judge(question: Question, sample: Sample) -> Verdict:
-    """Judge one completion against its gold."""
+    """Judge one completion against its gold.
+
+    Raises:
+        ValueError: the gold is not a number.
+    """
     return Verdict(
+        question.id,
         question.question,
         question.gold,
         sample.text,
@@ -202,120 +94,185 @@ def judge(question: Question, sample: Sample) -> Verdict:
         lenient=is_correct(sample.text, question.gold, mode="lenient"),
         format=format_reward([sample.text])[0] == 1.0,
         truncated=sample.truncated,
+        no_answer=extract_answer(sample.text, mode="lenient") is None,
     )
 
 
 def evaluate(
     policy: Policy,
     questions: Sequence[Question],
-    progress: Callable[[int, int], None] | None = None,
-    keep: str | Path | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+    output: str | Path | None = None,
 ) -> list[Verdict]:
     """Greedy answers to all questions, judged.
 
     Args:
-        progress: called with (questions done, questions in all) after each batch.
-        keep: a JSONL file that takes each finished batch. Called again with it, after whatever ended the first call,
-            only what is missing is asked. It is for a policy as `load_policy` or `with_adapter` returns it: what was
-            changed in memory does not show in the file's header.
+        progress: called with (questions done, questions in all, strictly right so far) after each batch. Short prompts
+            come first, so the rate so far is not yet that of all.
+        output: a folder that takes each finished batch and, at the end, card.json. Called again with it, after whatever
+            ended the first call, only what is missing is asked. It is for a policy as `load_policy` or `with_adapter`
+            returns it: what was changed in memory does not show in the folder's protocol.json.
     Raises:
-        ValueError: the file holds answers of another model or protocol, or to questions that are not among these.
+        ValueError: the folder holds answers of another model, adapter, protocol or question file, or is damaged.
     """
-    answers = {} if keep is None else _open_kept(Path(keep), policy, questions)
-    if answers and progress:
-        progress(len(answers), len(questions))
-    for batch in _batches(policy, questions, 0.0, 1, known=answers):
-        new = {i: group[0] for i, group in batch.items()}
-        if keep is not None:
-            lines = [{"id": _identity(i, questions[i]), **dataclasses.asdict(sample)} for i, sample in new.items()]
-            with Path(keep).open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        answers |= new
+    folder, header, known = Path(output or "."), {}, {}
+    if output is not None:
+        header = stored.header_of(policy, questions)
+        known = stored.begin(folder, header, questions)
+    verdicts = {i: judge(questions[i], answer.sample) for i, answer in known.items()}
+
+    def tell() -> None:
         if progress:
-            progress(len(answers), len(questions))
-    return [judge(q, answers[i]) for i, q in enumerate(questions)]
+            progress(len(verdicts), len(questions), sum(v.strict for v in verdicts.values()))
+
+    if verdicts:
+        tell()
+    start = time.perf_counter()
+    for batch in batches(policy, questions, 0.0, 1, known=known):
+        each = (time.perf_counter() - start) / len(batch)
+        new = {i: group[0] for i, group in batch.items() if i not in known}
+        if output is not None:
+            stored.append(folder, header["protocol_hash"], {i: questions[i] for i in new}, new, each)
+        verdicts |= {i: judge(questions[i], sample) for i, sample in new.items()}
+        tell()
+        start = time.perf_counter()
+    in_order = [verdicts[i] for i in range(len(questions))]
+    if output is not None:
+        write_json(folder / stored.CARD, card(in_order, header))
+    return in_order
 
 
-def protocol(policy: Policy) -> dict[str, Any]:
-    """What an answer depends on besides its question: the first line of a file of kept answers."""
-    model = Path(policy.profile.model)
-    return {
-        "model": portable(policy.profile.model),
-        "weights": _digest(model) if model.is_dir() else getattr(policy.model.config, "_commit_hash", None),
-        "adapter": _digest(policy.adapter) if policy.adapter else None,
-        "engine": policy.engine,
-        "dtype": policy.profile.dtype,
-        "prompt": hashlib.sha256(_prompt(policy, "").encode()).hexdigest(),
-        "cap": policy.profile.max_completion_tokens,
-        "decoding": "greedy",
-    }
+def load_evaluation(folder: str | Path) -> Evaluation:
+    """The stored evaluation in a folder, its completions judged anew; no model is needed.
+
+    The folder may also hold nothing but a completions.jsonl with question, gold and completion in each line.
+
+    Raises:
+        FileNotFoundError: no completions.jsonl.
+        ValueError: it is not finished, was judged by other rules (see `score`), or is damaged; names file and line.
+    """
+    folder = Path(folder)
+    header, answers = stored.load(folder)
+    seconds = [answer.seconds for answer in answers]
+    verdicts = [judge(answer.question, answer.sample) for answer in answers]
+    return Evaluation(folder, header, verdicts, None if None in seconds else sum(seconds))
 
 
-def answers_file(folder: str | Path, policy: Policy, questions: Sequence[Question]) -> Path:
-    """A file for `keep`, named after protocol and questions: another adapter or question file gets another one."""
-    asked = [_identity(i, question) for i, question in enumerate(questions)]
-    digest = hashlib.sha256(json.dumps([protocol(policy), asked]).encode()).hexdigest()
-    return Path(folder) / f"answers-{digest[:8]}.jsonl"
+def score(folder: str | Path) -> Evaluation:
+    """Judge stored completions by the present rules and write card.json; raises what `load_evaluation` raises."""
+    stored.restamp(Path(folder))
+    evaluation = load_evaluation(folder)
+    write_json(evaluation.folder / stored.CARD, evaluation.card)
+    return evaluation
 
 
-def _digest(folder: Path) -> str:
-    """One hash for the weights in a folder and their configuration."""
-    files = sorted(f for f in folder.iterdir() if f.name.endswith((".safetensors", "config.json")))
-    return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
+# ---------------------------------------------------------------------------------------------- the card
 
 
-def _identity(index: int, question: Question) -> str:
-    """A question in a file of kept answers: its index and a hash of its text."""
-    return f"{index}-{hashlib.sha256(question.question.encode()).hexdigest()[:16]}"
+def rate(count: int, n: int) -> dict[str, Any]:
+    """{"rate", "low", "high", "count", "n"} with the 95% Wilson interval; of none, no rate and any is possible."""
+    low, high = wilson_interval(count, n) if n else (0.0, 1.0)
+    return {"rate": count / n if n else None, "low": low, "high": high, "count": count, "n": n}
 
 
-def _open_kept(path: Path, policy: Policy, questions: Sequence[Question]) -> dict[int, Sample]:
-    """{index: sample} of what a file of kept answers holds; a line that was cut short is cut off."""
-    header = protocol(policy)
-    text = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    if not text:
-        write_bytes(path, json.dumps(header).encode() + b"\n")
-        return {}
-    write_bytes(path, text + b"\n")
-    mend = "name another file, or delete this one"
-    try:
-        there, *lines = map(json.loads, text.split(b"\n"))
-        other = difference(dict.fromkeys(header) | there, header)
-        kept = {} if other else {line.pop("id"): Sample(**line) for line in lines}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no file of kept answers ({type(error).__name__}: {error}); {mend}") from error
-    if other:
-        raise ValueError(f"{path} holds answers given with {other}; {mend}")
-    indices = {_identity(i, q): i for i, q in enumerate(questions)}
-    if kept.keys() - indices.keys():
-        raise ValueError(f"{path} holds answers to other questions than these {len(questions):,}; {mend}")
-    return {indices[identity]: sample for identity, sample in kept.items()}
+def rates(verdicts: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
+    """`rate` of each of `RATES`, over the verdicts that know it: `truncated` is not in every file from elsewhere."""
+    marks = {name: [mark for v in verdicts if (mark := getattr(v, name)) is not None] for name in RATES}
+    return {name: rate(sum(those), len(those)) for name, those in marks.items()}
 
 
-def rates(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
-    """For each of `RATES`: {"rate", "low", "high"}, the mean with its 95% Wilson interval."""
-    table = {}
-    for name in RATES:
-        count = sum(getattr(v, name) for v in verdicts)
-        low, high = wilson_interval(count, len(verdicts))
-        table[name] = {"rate": count / len(verdicts), "low": low, "high": high}
-    return table
+def card(verdicts: Sequence[Verdict], header: dict[str, Any]) -> dict[str, Any]:
+    """The content of card.json: n, the rates, mean tokens, and who answered under which protocol.
+
+    It depends on the answers alone, not on the time they took or on interruptions.
+    """
+    tokens = [v.tokens for v in verdicts]
+    mean = None if None in tokens else sum(tokens) / len(tokens)
+    about = {name: value for name, value in header.items() if name != "questions"}
+    return {"n": len(verdicts), **rates(verdicts), "mean_tokens": mean, **about}
+
+
+# ----------------------------------------------------------------------------------------- the comparison
+
+
+def pairs_of(base: Sequence[Verdict], trained: Sequence[Verdict]) -> list[tuple[Verdict, Verdict]]:
+    """Both verdicts of each question, in the order of `base`; a question that stands there twice is paired twice.
+
+    Raises:
+        ValueError: the two are not answers to the same questions with the same golds.
+    """
+
+    def places(verdicts: Sequence[Verdict]) -> dict[tuple[str, int], Verdict]:
+        seen: Counter[str] = Counter()
+        table = {}
+        for v in verdicts:
+            table[v.question, seen[v.question]] = v
+            seen[v.question] += 1
+        return table
+
+    there, here = places(base), places(trained)
+    if odd := [key for key in (*there, *here) if not (key in there and key in here)]:
+        raise ValueError(
+            f"paired comparison needs the same questions, got {len(base)} and {len(trained)} verdicts, and "
+            f"{len(odd)} of them stand on one side only, first {odd[0][0][:80]!r}; evaluate both models on one list"
+        )
+    pairs = [(v, here[key]) for key, v in there.items()]
+    for b, t in pairs:
+        if to_number(b.gold) != to_number(t.gold):
+            raise ValueError(f"the gold of {b.question[:80]!r} is {b.gold!r} in base and {t.gold!r} in trained")
+    return pairs
 
 
 def compare(base: Sequence[Verdict], trained: Sequence[Verdict]) -> dict[str, Any]:
-    """The paired view: which questions the training fixed and which it broke, by strict correctness.
+    """The paired view, by strict correctness: what the training fixed and broke, and whether that is more than chance.
+
+    Returns:
+        n
+        flips: {"fixed", "broken", "both", "neither"}, numbers of questions
+        mcnemar_p: of fixed against broken
+        difference: {"points", "low", "high"}, trained minus base, as shares, with its paired bootstrap interval
+        gain: {"format_fixed", "maths_fixed", "broken"}: the fixed ones that were leniently right before, and not
+        detectable: {"paired", "unpaired"}: smallest gain n questions show in four cases of five, as shares
+        needed: {"paired", "unpaired"}: questions that the difference found would need; None for no difference
+    Raises:
+        ValueError: the two are not answers to the same questions.
+    """
+    pairs = pairs_of(base, trained)
+    n, outcomes = len(pairs), Counter((b.strict, t.strict) for b, t in pairs)
+    fixed, broken = outcomes[False, True], outcomes[True, False]
+    format_fixed = sum(t.strict and not b.strict and b.lenient for b, t in pairs)
+    low, high = paired_bootstrap([b.strict for b, _ in pairs], [t.strict for _, t in pairs])
+    flips, before, difference = (fixed + broken) / n, sum(b.strict for b, _ in pairs) / n, (fixed - broken) / n
+    ways = {"paired": {"discordant": flips}, "unpaired": {"base_rate": before}}
+    return {
+        "n": n,
+        "flips": {"fixed": fixed, "broken": broken, "both": outcomes[True, True], "neither": outcomes[False, False]},
+        "mcnemar_p": mcnemar_exact(fixed, broken),
+        "difference": {"points": difference, "low": low, "high": high},
+        "gain": {"format_fixed": format_fixed, "maths_fixed": fixed - format_fixed, "broken": broken},
+        "detectable": {way: detectable_difference(n, **given) for way, given in ways.items()},
+        "needed": {way: questions_needed(difference, **given) if difference else None for way, given in ways.items()},
+    }
+
+
+def compare_folders(base: str | Path, trained: str | Path) -> tuple[Evaluation, Evaluation, dict[str, Any]]:
+    """Two stored evaluations and their comparison; no model is needed.
 
     Raises:
-        ValueError: the two lists are not answers to the same questions.
+        FileNotFoundError, ValueError: as `load_evaluation` and `compare`; two protocols, or only one is on record.
     """
-    if [v.question for v in base] != [v.question for v in trained]:
+    headers = [stored.read_header(Path(folder)) for folder in (base, trained)]
+    known = [Protocol.from_dict(header["protocol"]) for header in headers if header["protocol"]]
+    if len(known) == 2:
+        require_same(*known, names=(str(base), str(trained)))
+    one, other = load_evaluation(base), load_evaluation(trained)
+    hashes = [evaluation.header["protocol_hash"] for evaluation in (one, other)]
+    if hashes[0] != hashes[1]:
         raise ValueError(
-            f"paired comparison needs the same questions in the same order, got {len(base)} and {len(trained)} "
-            "verdicts that differ; evaluate both models on one list"
+            f"nothing says that the two were measured alike: the protocol is {hashes[0]!r} in {base} and "
+            f"{hashes[1]!r} in {trained}; a folder of run.py evaluate holds {stored.PROTOCOL}, bring it along"
         )
-    fixed = sum(t.strict and not b.strict for b, t in zip(base, trained, strict=True))
-    broken = sum(b.strict and not t.strict for b, t in zip(base, trained, strict=True))
-    return {"flips": {"fixed": fixed, "broken": broken}, "mcnemar_p": mcnemar_p(fixed, broken)}
+    return one, other, compare(one.verdicts, other.verdicts)
 
 
 def correct_counts(policy: Policy, questions: Sequence[Question], n: int = 8) -> list[int]:

@@ -18,12 +18,13 @@ from statistics import fmean
 from typing import Any
 
 from utils.data import Question
-from utils.evaluation import generate, wilson_interval
+from utils.generation import generate
 from utils.memory import GIB, adam_bytes, lora_tensors, memory_model, model_config, parameters, peak, size
 from utils.plots import histogram
 from utils.policy import Policy
 from utils.profiles import PROFILES, QWEN_3B, ROOT, Profile
 from utils.setup import installed, read_pins
+from utils.statistics import wilson_interval
 
 PACKAGES = ("torch", "trl", "transformers", "peft", "datasets", "accelerate")
 GPU_PACKAGES = ("vllm", "unsloth", "unsloth_zoo", "bitsandbytes", "torchao")

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from utils.cards import progress_text
 from utils.files import read_jsonl
 from utils.plots import learning_curves, png
 
@@ -61,16 +62,19 @@ def in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def notebook_bar(label: str) -> Callable[[int, int], None]:
-    """A progress callback (done, total) that draws a bar below the running cell of a notebook."""
+def notebook_bar(label: str) -> Callable[..., None]:
+    """A progress callback (done, total, strictly right so far) that draws a bar below a notebook's running cell.
+
+    Without the third number it shows no rate.
+    """
     from IPython.display import HTML, display
 
     handle = display(HTML(""), display_id=True)
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, strict: int | None = None) -> None:
         if handle is not None:
             bar = f"<progress value='{done}' max='{total}'></progress>"
-            handle.update(HTML(f"{html.escape(label)}: {bar} {done:,} of {total:,}"))
+            handle.update(HTML(f"{bar} {html.escape(progress_text(label, done, total, strict))}"))
 
     return progress
 

@@ -23,10 +23,11 @@ from transformers import set_seed
 
 from utils import plots, report
 from utils.data import load_questions
-from utils.evaluation import correct_counts, evaluate, pass_at_k
+from utils.evaluation import correct_counts, evaluate
 from utils.files import read_jsonl, write_json, write_text
 from utils.policy import load_policy
 from utils.profiles import ROOT, get_profile
+from utils.statistics import pass_at_k
 from utils.training import train, versions
 
 SEEDS = (0, 1, 2)

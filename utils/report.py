@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import plots
+from utils.cards import p_value, percent
 from utils.evaluation import Verdict, compare, rates
 from utils.files import write_json, write_text
 
@@ -42,21 +43,15 @@ def summarise(
     return summary | more
 
 
-def percent(rate: dict[str, float]) -> str:
-    """A rate with its interval, e.g. "54.7% [52.0, 57.3]"."""
-    return f"{100 * rate['rate']:.1f}% [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-
-
 def verdict_line(summary: dict[str, Any]) -> str:
     """One sentence with the result, the interval and the paired test."""
     if "trained" not in summary:
         return f"Base model: strict {percent(summary['base']['strict'])} of {summary['n_test']:,} questions."
-    p = summary["mcnemar_p"]
     return (
         f"Strict accuracy went from {percent(summary['base']['strict'])} to {percent(summary['trained']['strict'])} "
         f"on {summary['n_test']:,} test questions: {summary['flips']['fixed']} fixed, "
         f"{summary['flips']['broken']} broken, "
-        f"McNemar p {'< 1e-6' if p < 1e-6 else f'= {p:.2g}'}."
+        f"McNemar {p_value(summary['mcnemar_p'])}."
     )
 
 

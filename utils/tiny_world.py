@@ -20,6 +20,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 SPLIT_SIZES = {"train": 7_473, "validation": 500, "test": 1_319}  # train and test as in GSM8K
 LARGEST = 300
@@ -76,9 +77,13 @@ class Misfit(Exception):
 
 
 @dataclass
-class _Story:
-    """A story being told: `quantity` is how many things the hero has after the sentences so far."""
+class Story:
+    """A story being told: `quantity` is how many things the hero has after the sentences so far.
 
+    `plot` is what the split is decided by: the kinds of sentences and the numbers drawn, in their order.
+    """
+
+    largest: ClassVar[int] = LARGEST
     rng: random.Random
     topic: Topic
     quantity: int = 0
@@ -104,18 +109,18 @@ class _Story:
         if op == "/" and a % b:
             raise Misfit
         result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
-        if not 1 <= result <= LARGEST:
+        if not 1 <= result <= self.largest:
             raise Misfit
         self.working.append(f"{before} {a}{op}{b}=<<{a}{op}{b}={result}>>{result} {after}.")
         return result
 
 
-def _has(s: _Story) -> None:
+def _has(s: Story) -> None:
     s.quantity = a = s.number(5, 90)
     s.say(f"{s.name} has {a} {s.items}.", f"There are {a} {s.items} that belong to {s.name}.")
 
 
-def _boxes(s: _Story) -> None:
+def _boxes(s: Story) -> None:
     k, a = s.number(2, 9), s.number(3, 20)
     s.say(
         f"{s.name} has {k} {s.topic.box} with {a} {s.items} in each.",
@@ -124,7 +129,7 @@ def _boxes(s: _Story) -> None:
     s.quantity = s.step(f"{s.name} has", k, "*", a, s.items)
 
 
-def _twice_a_day(s: _Story) -> None:
+def _twice_a_day(s: Story) -> None:
     a, b = s.number(5, 60), s.number(5, 60)
     s.say(
         f"{s.name} {s.topic.make} {a} {s.items} in the morning and {b} in the evening.",
@@ -133,7 +138,7 @@ def _twice_a_day(s: _Story) -> None:
     s.quantity = s.step(f"{s.name} {s.topic.make}", a, "+", b, s.items)
 
 
-def _daily(s: _Story) -> None:
+def _daily(s: Story) -> None:
     a, k = s.number(3, 20), s.number(2, 9)
     s.say(
         f"{s.name} {s.topic.make} {a} {s.items} a day for {k} days.",
@@ -142,28 +147,28 @@ def _daily(s: _Story) -> None:
     s.quantity = s.step(f"{s.name} {s.topic.make}", a, "*", k, s.items)
 
 
-def _gain(s: _Story) -> None:
+def _gain(s: Story) -> None:
     b = s.number(3, 60)
     s.say(f"{s.other} gives {s.her} {b} more.", f"Then {s.she} gets {b} more from {s.other}.")
     s.quantity = s.step(f"Then {s.she} has", s.quantity, "+", b, s.items)
 
 
-def _loss(s: _Story) -> None:
+def _loss(s: Story) -> None:
     b = s.number(3, 60)
     s.say(f"{s.She} {s.topic.lose} {b} of them.", f"Then {s.she} {s.topic.lose} {b} {s.items}.")
     s.quantity = s.step(f"Then {s.she} has", s.quantity, "-", b, s.items)
 
 
-def _half(s: _Story) -> None:
+def _half(s: Story) -> None:
     s.say(f"{s.She} gives half of them to {s.other}.", f"{s.She} keeps only half of them.")
     s.quantity = s.step("Half of them is", s.quantity, "/", 2, s.items)
 
 
-def _now(s: _Story) -> None:
+def _now(s: Story) -> None:
     s.say(f"How many {s.items} does {s.name} have now?", f"How many {s.items} does {s.she} have in the end?")
 
 
-def _share(s: _Story) -> None:
+def _share(s: Story) -> None:
     k = s.number(2, 9)
     s.say(
         f"{s.She} shares them equally among {k} friends. How many {s.items} does each friend get?",
@@ -172,7 +177,7 @@ def _share(s: _Story) -> None:
     s.quantity = s.step("Each friend gets", s.quantity, "/", k, s.items)
 
 
-def _sell(s: _Story) -> None:
+def _sell(s: Story) -> None:
     p = s.number(2, 9)
     s.say(
         f"{s.She} sells them for ${p} each. How many dollars does {s.she} get?",
@@ -181,7 +186,7 @@ def _sell(s: _Story) -> None:
     s.quantity = s.step("That is", s.quantity, "*", p, "dollars")
 
 
-def _together(s: _Story) -> None:
+def _together(s: Story) -> None:
     b = s.number(3, 40)
     s.say(
         f"{s.other} has {b} more {s.items} than {s.name}. How many {s.items} do they have together?",
@@ -191,21 +196,21 @@ def _together(s: _Story) -> None:
     s.quantity = s.step("Together they have", s.quantity, "+", others, s.items)
 
 
-def _times(s: _Story) -> None:
+def _times(s: Story) -> None:
     k = s.number(2, 6)
     s.say(f"{s.other} has {k} times as many {s.items} as {s.name}. How many {s.items} does {s.other} have?")
     s.quantity = s.step(f"{s.other} has", s.quantity, "*", k, s.items)
 
 
-def _missing(s: _Story) -> None:
+def _missing(s: Story) -> None:
     goal = s.number(20, 200)
     s.say(f"{s.She} wants {goal} {s.items}. How many more {s.items} does {s.she} need?")
     s.quantity = s.step(f"{s.She} needs", goal, "-", s.quantity, s.items)
 
 
-OPENINGS: list[Callable[[_Story], None]] = [_has, _boxes, _twice_a_day, _daily]
-EVENTS: list[Callable[[_Story], None]] = [_gain, _loss, _half]
-ENDINGS: list[Callable[[_Story], None]] = [_now, _share, _sell, _together, _times, _missing]
+OPENINGS: list[Callable[[Story], None]] = [_has, _boxes, _twice_a_day, _daily]
+EVENTS: list[Callable[[Story], None]] = [_gain, _loss, _half]
+ENDINGS: list[Callable[[Story], None]] = [_now, _share, _sell, _together, _times, _missing]
 
 
 def split_of(plot: list[str | int]) -> str:
@@ -214,16 +219,25 @@ def split_of(plot: list[str | int]) -> str:
     return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
-def _tell(rng: random.Random, events: int) -> tuple[_Story, list[str | int]]:
-    story = _Story(rng, rng.choice(TOPICS))
+def tell(story: Story, events: int) -> Problem:
+    """Tell a story of an opening, so many events and an ending.
+
+    Raises:
+        Misfit: the numbers drawn do not fit, or the story needs no arithmetic.
+    """
+    rng = story.rng
     for chapter in (rng.choice(OPENINGS), *rng.choices(EVENTS, k=events), rng.choice(ENDINGS)):
         story.plot.append(chapter.__name__)
         chapter(story)
-    return story, story.plot
-
-
-def _asks(plot: list[str | int]) -> str:
-    return [entry for entry in plot if isinstance(entry, str)][-1].lstrip("_")
+    if not story.working:
+        raise Misfit
+    return Problem(
+        question=" ".join(story.sentences),
+        answer="\n".join([*story.working, f"#### {story.quantity}"]),
+        topic=story.topic.name,
+        asks=chapter.__name__.lstrip("_"),
+        steps=len(story.working),
+    )
 
 
 def problems(split: str, seed: int) -> Iterator[Problem]:
@@ -236,25 +250,26 @@ def problems(split: str, seed: int) -> Iterator[Problem]:
         raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r}")
     rng = random.Random(f"{split}-{seed}")
     while True:
+        events = rng.choice((0, 1, 1, 2))
+        story = Story(rng, rng.choice(TOPICS))
         try:
-            story, plot = _tell(rng, events=rng.choice((0, 1, 1, 2)))
+            problem = tell(story, events)
         except Misfit:
             continue
-        if story.working and split_of(plot) == split:
-            yield Problem(
-                question=" ".join(story.sentences),
-                answer="\n".join([*story.working, f"#### {story.quantity}"]),
-                topic=story.topic.name,
-                asks=_asks(plot),
-                steps=len(story.working),
-            )
+        if split_of(story.plot) == split:
+            yield problem
 
 
 def tiny_split(split: str) -> list[Problem]:
     """The fixed split of `SPLIT_SIZES[split]` problems with distinct questions, the same on every machine."""
+    return distinct(problems(split, seed=0), SPLIT_SIZES[split])
+
+
+def distinct(stream: Iterator[Problem], count: int) -> list[Problem]:
+    """The first `count` problems of an endless stream, each question once."""
     chosen: dict[str, Problem] = {}
-    for problem in problems(split, seed=0):
+    for problem in stream:
         chosen.setdefault(problem.question, problem)
-        if len(chosen) == SPLIT_SIZES[split]:
+        if len(chosen) == count:
             return list(chosen.values())
-    raise AssertionError("problems() never ends")
+    raise AssertionError("an endless stream ended")

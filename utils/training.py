@@ -47,6 +47,7 @@ from utils.mirror import Mirror, check_mirror, restore
 from utils.policy import Policy, add_lora, check_adapter, load_policy
 from utils.profiles import Profile
 from utils.progress import LiveTable
+from utils.prompt_sharing import share_prompts
 from utils.rewards import REWARDS, RewardFunction, group_advantages, text_of, total_reward
 
 SAME_ON_RESUME = (
@@ -175,6 +176,8 @@ def build_trainer(
     seed: int = 0,
     rewards: dict[RewardFunction, float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    settings: dict[str, Any] | None = None,
+    full_weights: bool = False,
 ) -> Any:
     """A TRL `GRPOTrainer` that trains a fresh LoRA adapter on `policy`.
 
@@ -183,6 +186,9 @@ def build_trainer(
         questions: what to train on, within the profile's token budget.
         output: the run's folder.
         rewards: reward functions and weights; `REWARDS` unless given.
+        settings: fields of `GRPOConfig` that replace those of `grpo_settings`.
+        full_weights: train the model's own weights instead; such a trainer is run by its `train()`, since
+            `run_training` keeps adapters.
     Raises:
         ValueError: too few questions for one step.
     """
@@ -194,8 +200,9 @@ def build_trainer(
             "give more or lower prompts_per_step"
         )
     set_seed(seed)
-    model = add_lora(policy, seed)
-    config = build_config(grpo_settings(profile, policy.engine, output, seed, list(rewards.values()) + [0.0]))
+    model = policy.model if full_weights else add_lora(policy, seed)
+    defaults = grpo_settings(profile, policy.engine, output, seed, list(rewards.values()) + [0.0])
+    config = build_config(defaults | (settings or {}))
     from trl import GRPOTrainer
 
     recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size)
@@ -207,6 +214,7 @@ def build_trainer(
         reward_funcs=[*rewards, recorder],
         callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
     )
+    share_prompts(trainer.model)
     trainer.remove_callback(PrinterCallback)  # our own log and table say it better
     getattr(trainer.model, "warnings_issued", {})["estimate_tokens"] = True  # a warning about a number nobody reads
     if profile.dtype == "float16" and policy.engine == "transformers":

@@ -1,0 +1,116 @@
+"""Pictures of experiments over seeds: an interval beside every mean, and every seed as a dot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from utils.findings import Interval, Row, by_seed, differences, interval, verdict
+from utils.plots import BLUE, GREEN, GREY, ORANGE, RED
+
+COLOURS = {"better": GREEN, "worse": RED, "no difference seen": GREY}
+PURPLE, SKY = "#CC79A7", "#56B4E9"
+
+
+def _axes(figure: Figure, *where: int, title: str, x: str) -> Any:
+    axes = figure.add_subplot(*where)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    return axes
+
+
+def _row(axes: Any, place: float, values: Sequence[float], found: Interval | None, colour: str) -> None:
+    axes.plot([100 * v for v in values], [place] * len(values), "o", color=colour, alpha=0.35, markersize=4)
+    if found:
+        ends = [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]
+        axes.errorbar(100 * found.mean, place, xerr=ends, fmt="D", color=colour, capsize=4, markersize=6)
+
+
+def comparison(
+    rows: Sequence[Row], labels: dict[str, str], reference: str, arms: Sequence[str], title: str, metric: str = "strict"
+) -> Figure:
+    """One experiment: on the left the arms, on the right their differences to the reference, seed by seed.
+
+    Args:
+        rows: of runs.csv.
+        labels: arm name -> how it is called.
+        metric: a share among the rows' columns.
+    """
+    shown = [reference, *arms]
+    figure = Figure(figsize=(9.5, 1.3 + 0.42 * len(shown)), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    left = _axes(figure, 1, 2, 1, title="mean, 95% interval, seeds", x=f"{metric}, held-out questions [%]")
+    right = _axes(figure, 1, 2, 2, title="difference, paired by seed", x=f"difference in {metric} [points]")
+    for place, arm in enumerate(shown):
+        values = list(by_seed(rows, arm, metric).values())
+        _row(left, place, values, interval(values) if len(values) > 1 else None, BLUE)
+        gaps = list(differences(rows, arm, reference, metric).values())
+        if arm != reference and gaps:
+            found = interval(gaps) if len(gaps) > 1 else None
+            _row(right, place, gaps, found, COLOURS[verdict(found)] if found else GREY)
+    for axes, names in ((left, [labels[arm] for arm in shown]), (right, [""] * len(shown))):
+        axes.set_yticks(range(len(shown)), names)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+    right.axvline(0, color="black", linewidth=0.8)
+    return figure
+
+
+def overview(rows: Sequence[Row], labels: dict[str, str], experiments: Sequence[Any]) -> Figure:
+    """Every arm's paired difference to its experiment's reference, experiment under experiment."""
+    figure = Figure(figsize=(8, 0.9 + 0.24 * sum(len(e.arms) + 1 for e in experiments)), layout="constrained")
+    axes = _axes(figure, title="strict accuracy against the reference", x="difference, paired by seed [points]")
+    names, place = [], 0
+    for experiment in experiments:
+        names.append((place, f"{experiment.name} (against {labels[experiment.reference]})"))
+        for arm in experiment.arms:
+            place += 1
+            names.append((place, labels[arm]))
+            gaps = list(differences(rows, arm, experiment.reference).values())
+            if len(gaps) > 1:
+                found = interval(gaps)
+                _row(axes, place, gaps, found, COLOURS[verdict(found)])
+        place += 1
+    axes.set_yticks([p for p, _ in names], [name for _, name in names], fontsize=8)
+    for text, (_, name) in zip(axes.get_yticklabels(), names, strict=True):
+        text.set_fontweight("bold" if "(against" in name else "normal")
+    axes.set_ylim(place - 0.3, -0.7)
+    axes.axvline(0, color="black", linewidth=0.8)
+    handles = [axes.plot([], [], "D", color=colour, label=word)[0] for word, colour in COLOURS.items()]
+    axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return figure
+
+
+def curves_with_bands(
+    curves: Sequence[Row], labels: dict[str, str], arms: Sequence[str], metric: str = "strict"
+) -> Figure:
+    """Mean over seeds of a curve of training, with the 95% interval of that mean as a band.
+
+    Args:
+        curves: of curves.csv.
+        metric: "strict" or "dead" (shares), "reward", or "tokens".
+    """
+    scale, y = {
+        "strict": (100, "strict, sampled in training [%]"),
+        "dead": (100, "dead groups [%]"),
+        "reward": (1, "mean reward"),
+        "tokens": (1, "tokens per completion"),
+    }[metric]
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = _axes(figure, title="mean over seeds, 95% interval", x="optimizer step")
+    axes.set_ylabel(y)
+    for colour, arm in zip((BLUE, ORANGE, GREEN, PURPLE, SKY, RED), arms, strict=False):
+        at: dict[int, list[float]] = {}
+        for line in curves:
+            if line["arm"] == arm:
+                at.setdefault(line["step"], []).append(scale * line[metric])
+        found = {step: interval(values) for step, values in sorted(at.items()) if len(values) > 1}
+        axes.plot(list(found), [f.mean for f in found.values()], color=colour, linewidth=2, label=labels[arm])
+        axes.fill_between(
+            list(found), [f.low for f in found.values()], [f.high for f in found.values()], color=colour, alpha=0.15
+        )
+    axes.legend(frameon=False, fontsize=9)
+    return figure

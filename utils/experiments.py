@@ -1,0 +1,310 @@
+"""The questions asked of the tiny model, each answered by short runs over seeds.
+
+    python -m utils.experiments                                run all of them, and write the findings
+    python -m utils.experiments group_size kl --seeds 3        only these, with seeds 0, 1, 2
+    python -m utils.experiments kl --output runs/again         the same runs once more, somewhere else
+
+Every experiment changes one thing and compares with its reference. Runs that two experiments share are made once.
+Stopped at any time, the same command goes on with the runs that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.answers import extract_answer, to_number
+from utils.data import Question
+from utils.files import write_text
+from utils.findings import Row, agreement, page
+from utils.grid import HELD_OUT, START, Arm, read_provenance, read_runs, rows_of, run_grid
+from utils.policy import Policy
+from utils.profiles import ROOT
+from utils.reward_bench import classic_rewards
+from utils.rewards import Completion, correctness_reward, format_reward, text_of
+
+REFERENCE_RUNS = ROOT / "assets" / "runs" / "experiments"
+SEEDS = 5
+TRIES = 8  # samples per question that measure a base pass rate
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question and the arms that answer it.
+
+    Attributes:
+        question: one sentence.
+        reference: the arm that the others are compared with.
+        arms: names of `ARMS`, without the reference.
+        also: a further column of the rows that the question is about.
+    """
+
+    name: str
+    question: str
+    reference: str
+    arms: tuple[str, ...]
+    also: str | None = None
+
+
+# ------------------------------------------------------------------------- choices of questions, rewards
+
+
+def easy_first(shuffled: list[Question], count: int, policy: Policy) -> list[Question]:
+    """The questions that `as_drawn` takes, those with the fewest steps of working first."""
+    return sorted(shuffled[:count], key=lambda question: question.row["steps"])
+
+
+def hard_first(shuffled: list[Question], count: int, policy: Policy) -> list[Question]:
+    """The same questions the other way round."""
+    return easy_first(shuffled, count, policy)[::-1]
+
+
+def with_spread(shuffled: list[Question], count: int, policy: Policy) -> list[Question]:
+    """The first `count` questions that the base model answers rightly in some of `TRIES` samples, but not in all.
+
+    The others' groups would have been dead (all right or all wrong) at the start of training.
+
+    Raises:
+        ValueError: the split holds too few of them.
+    """
+    from utils.evaluation import correct_counts
+
+    chosen: list[Question] = []
+    for start in range(0, len(shuffled), count):
+        candidates = shuffled[start : start + count]
+        counts = correct_counts(policy, candidates, n=TRIES)
+        chosen += [question for question, right in zip(candidates, counts, strict=True) if 0 < right < TRIES]
+        if len(chosen) >= count:
+            return chosen[:count]
+    raise ValueError(f"only {len(chosen)} of {len(shuffled)} questions have a spread, {count} were asked for")
+
+
+def proximity_reward(completions: list[Completion], gold: list[str], **kwargs: Any) -> list[float]:
+    """1 for the gold number, less by the relative error for another one, at least 0: a reward for being near."""
+    return [_nearness(text_of(c), to_number(g)) for c, g in zip(completions, gold, strict=True)]
+
+
+def _nearness(text: str, gold: Any) -> float:
+    stated = to_number(extract_answer(text, "lenient"))
+    return 0.0 if stated is None else float(1 - min(1, abs(stated - gold) / max(1, abs(gold))))
+
+
+# --------------------------------------------------------------------------------- arms and experiments
+
+
+def _group(size: int) -> Arm:
+    prompts = START.completions_per_step // size
+    return Arm(f"group_{size}", f"groups of {size}", profile={"group_size": size, "prompts_per_step": prompts})
+
+
+def _rank(rank: int) -> Arm:
+    return Arm(f"rank_{rank}", f"LoRA rank {rank}", profile={"lora_rank": rank, "lora_alpha": 2 * rank})
+
+
+def _rate(rate: float) -> Arm:
+    return Arm(f"lr_{rate:g}", f"learning rate {rate:g}", profile={"learning_rate": rate})
+
+
+def _full(rate: float) -> Arm:
+    return Arm(f"full_{rate:g}", f"full weights, rate {rate:g}", profile={"learning_rate": rate}, full_weights=True)
+
+
+TWICE = {"num_iterations": 2, "loss_type": "grpo"}
+SEQUENCE = TWICE | {"importance_sampling_level": "sequence"}
+SMALL_PASSES = {"micro_batch": 16}
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("default", "default"),
+        *map(_group, (2, 4, 16)),
+        Arm("loss_grpo", "grpo (mean per completion)", settings={"loss_type": "grpo"}),
+        Arm("loss_dr_grpo", "dr_grpo (fixed length)", settings={"loss_type": "dr_grpo"}),
+        Arm("loss_bnpo", "bnpo, 4 passes of 16", profile=SMALL_PASSES, settings={"loss_type": "bnpo"}),
+        Arm("small_passes", "dapo, 4 passes of 16", profile=SMALL_PASSES),
+        Arm("twice", "each batch used twice", settings=TWICE),
+        Arm("gspo", "GSPO, clip 0.2", settings=SEQUENCE),
+        Arm("gspo_narrow", "GSPO, clip 0.0003/0.0004", settings=SEQUENCE | {"epsilon": 3e-4, "epsilon_high": 4e-4}),
+        Arm("scale_batch", "scaled by the batch", settings={"scale_rewards": "batch"}),
+        Arm("scale_none", "not scaled", settings={"scale_rewards": "none"}),
+        Arm("kl_0.001", "KL 0.001", profile={"beta": 0.001}),
+        Arm("kl_0.04", "KL 0.04", profile={"beta": 0.04}),
+        Arm("correctness_only", "correctness only", rewards={correctness_reward: 1.0}),
+        Arm("format_0.5", "correctness + 0.5 format", rewards={correctness_reward: 1.0, format_reward: 0.5}),
+        Arm("classic", "classic set", rewards=classic_rewards),
+        Arm("format_only", "format only", rewards={format_reward: 1.0}),
+        Arm("proximity", "proximity + 0.2 format", rewards={proximity_reward: 1.0, format_reward: 0.2}),
+        Arm("cap_24", "cap of 24 tokens", profile={"max_completion_tokens": 24}),
+        Arm("cap_40", "cap of 40 tokens", profile={"max_completion_tokens": 40}),
+        *map(_rate, (7.5e-4, 1.5e-3, 6e-3, 1.2e-2)),
+        *map(_rank, (4, 64)),
+        *map(_full, (5e-4, 1.5e-3)),
+        Arm("temperature_0.7", "temperature 0.7", profile={"temperature": 0.7}),
+        Arm("temperature_1.3", "temperature 1.3", profile={"temperature": 1.3}),
+        Arm("easy_first", "easy questions first", choose=easy_first),
+        Arm("hard_first", "hard questions first", choose=hard_first),
+        Arm("with_spread", "no dead groups at the start", choose=with_spread),
+    )
+}
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "group_size",
+            f"How many completions per question, at {START.completions_per_step} completions a step (default: 8)?",
+            "default",
+            ("group_2", "group_4", "group_16"),
+            also="dead",
+        ),
+        Experiment(
+            # In one pass a step, as the default makes it, bnpo is dapo; in four, dapo only rounds differently.
+            "loss_type",
+            "How is the loss averaged over tokens (default: dapo, one pass of 64)?",
+            "default",
+            ("loss_grpo", "loss_dr_grpo", "loss_bnpo", "small_passes"),
+            also="tokens",
+        ),
+        Experiment(
+            # With one update for each batch the ratio is 1 and both levels have the same gradient.
+            "gspo",
+            "Ratio per token or per sequence (GSPO), where each batch of completions is used for two updates?",
+            "twice",
+            ("gspo", "gspo_narrow", "loss_grpo"),
+        ),
+        Experiment(
+            "reward_scaling",
+            "What are advantages divided by (default: the group's standard deviation)?",
+            "default",
+            ("scale_batch", "scale_none"),
+        ),
+        Experiment("kl", "Does a KL term help (default: none)?", "default", ("kl_0.001", "kl_0.04")),
+        Experiment(
+            "rewards",
+            "What is rewarded (default: correctness + 0.2 format)?",
+            "default",
+            ("correctness_only", "format_0.5", "classic", "format_only", "proximity"),
+            also="format",
+        ),
+        Experiment(
+            "token_cap",
+            f"What does a cap too small in training cost (default: {START.max_completion_tokens}; judged under that)?",
+            "default",
+            ("cap_24", "cap_40"),
+            also="tokens",
+        ),
+        Experiment(
+            "learning_rate",
+            f"Which learning rate (default: {START.learning_rate:g})?",
+            "default",
+            ("lr_0.00075", "lr_0.0015", "lr_0.006", "lr_0.012"),
+        ),
+        Experiment(
+            "weights",
+            f"Which rank of LoRA, or all weights (default: rank {START.lora_rank})?",
+            "default",
+            ("rank_4", "rank_64", "full_0.0005", "full_0.0015"),
+        ),
+        Experiment(
+            "temperature",
+            "At which temperature are completions sampled (default: 1)?",
+            "default",
+            ("temperature_0.7", "temperature_1.3"),
+            also="dead",
+        ),
+        Experiment(
+            "curriculum",
+            "The same questions in another order (default: random)?",
+            "default",
+            ("easy_first", "hard_first"),
+        ),
+        Experiment(
+            "dead_groups",
+            f"Only questions with right and wrong answers among {TRIES} of the base model (default: any)?",
+            "default",
+            ("with_spread",),
+            also="dead",
+        ),
+    )
+}
+
+
+def arms_of(experiments: Sequence[Experiment]) -> list[Arm]:
+    """The arms of these experiments, each once, references first where they are named first."""
+    return [ARMS[name] for name in dict.fromkeys(name for e in experiments for name in (e.reference, *e.arms))]
+
+
+def run(
+    experiments: Sequence[Experiment],
+    seeds: Sequence[int] = range(SEEDS),
+    folder: str | Path = REFERENCE_RUNS,
+    jobs: int = 1,
+    progress: Callable[[int, int, Row | None], None] | None = None,
+) -> list[Row]:
+    """`run_grid` of all arms of these experiments."""
+    return run_grid(arms_of(experiments), seeds, folder, jobs, HELD_OUT, progress)
+
+
+LABELS = {arm.name: arm.label for arm in ARMS.values()}
+
+
+def stored(folder: str | Path = REFERENCE_RUNS) -> list[Row]:
+    """The rows that a folder holds of the arms as they are defined now."""
+    seeds = sorted({row["seed"] for row in read_runs(folder)})
+    return rows_of(list(ARMS.values()), seeds, folder)
+
+
+def write_findings(folder: str | Path = REFERENCE_RUNS) -> Path:
+    """Write FINDINGS.md from a folder's rows: beside it for the reference runs, inside it for others."""
+    folder = Path(folder).resolve()
+    text = page(list(EXPERIMENTS.values()), LABELS, stored(folder), read_provenance(folder))
+    return write_text((folder.parent if folder == REFERENCE_RUNS else folder) / "FINDINGS.md", text)
+
+
+# -------------------------------------------------------------------------------------------- command
+
+
+def _printer() -> Callable[[int, int, Row | None], None]:
+    start, first = time.perf_counter(), 0
+
+    def progress(done: int, total: int, row: Row | None) -> None:
+        nonlocal first
+        if row is None:
+            first = done
+            print(f"{total} runs, {done} of them done already", flush=True)
+            return
+        left = (time.perf_counter() - start) / (done - first) * (total - done) / 60
+        print(
+            f"{done:4d}/{total}  {row['arm']:18s} seed {row['seed']}  strict {100 * row['strict']:5.1f}%  "
+            f"{row['train_seconds']:5.1f} s  about {left:.0f} min left",
+            flush=True,
+        )
+
+    return progress
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.experiments", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(EXPERIMENTS)}; all unless given")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help=f"seeds 0 to N-1 (default {SEEDS})")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="J", help="runs at a time, one thread each")
+    parser.add_argument("--output", type=Path, default=REFERENCE_RUNS, metavar="DIR", help="where the rows are kept")
+    args = parser.parse_args(arguments)
+    if unknown := sorted(set(args.names) - EXPERIMENTS.keys()):
+        parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    if args.seeds < 1 or args.jobs < 1:
+        parser.error(f"--seeds and --jobs must be at least 1, got {args.seeds} and {args.jobs}")
+    chosen = [EXPERIMENTS[name] for name in args.names or EXPERIMENTS]
+    rows = run(chosen, range(args.seeds), args.output, args.jobs, _printer())
+    if args.output.resolve() != REFERENCE_RUNS and (REFERENCE_RUNS / "runs.csv").exists():
+        print(agreement(rows, read_runs(REFERENCE_RUNS)))
+    print(f"the findings are in {write_findings(args.output)}")
+
+
+if __name__ == "__main__":
+    main()
