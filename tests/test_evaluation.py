@@ -1,4 +1,4 @@
-"""The evaluation: judging, generation, the folder and what a kill leaves of it, the card, comparison and report."""
+"""The evaluation: judging, generation, the folder and what a kill leaves of it, the card and comparison."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from utils import generation, report, stored
+from utils import generation, stored
 from utils.answers import RULES
 from utils.data import Question, load_questions
 from utils.evaluation import (
@@ -607,29 +607,3 @@ def test_vllm_gets_the_adapter_once_and_goes_on_after_a_kill(vllm, tmp_path):
     os.truncate(path, path.stat().st_size - 1)
     assert evaluate(policy, EIGHT, output=tmp_path) == straight
     assert policy.model.calls[2:] == [(2, "request 2")], "only the chunk that was cut short"
-
-
-# ---------------------------------------------------------------------------------------------- report
-
-
-def test_report_stands_alone_and_escapes_what_the_model_wrote(tmp_path):
-    before, after = verdicts(True, False, False), verdicts(True, True, False)
-    after[1] = dataclasses.replace(after[1], completion="<script>alert(1)</script>")
-    summary = report.summarise(
-        "tiny",
-        {"trl": "1.2.0"},
-        before,
-        after,
-        seed=0,
-        train_steps=2,
-        train_seconds=1.5,
-        base_pass={"pass@1": 0.5, "pass@8": 0.9},
-    )
-    metrics = ("rewards/correctness_reward/mean", "frac_reward_zero_std", "completions/mean_length")
-    history = [{"step": step} | dict.fromkeys(metrics, 0.5) for step in (1, 2)]
-    page = report.write_report(tmp_path, summary, history, before, after).read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert summary["n_test"] == 3 and summary["flips"] == {"fixed": 1, "broken": 0, "both": 1, "neither": 1}
-    assert "&lt;script&gt;" in page and "<script" not in page
-    assert "http" not in page, "the page should need nothing else"
-    assert page.count("data:image/png;base64,") == 2 and "teaching model" in page

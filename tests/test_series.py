@@ -6,9 +6,12 @@ import nbformat
 import pytest
 
 from utils.commands import run_series
+from utils.evaluation import compare_folders, rates
 from utils.profiles import ROOT
 from utils.record import MARKERS, README, recorded, results_table
-from utils.series import NotebookFailed, execute
+from utils.sampling import curves, read_ballots
+from utils.series import NOTEBOOKS, NotebookFailed, execute
+from utils.tiny_shifts import SHIFTS
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def test_grpo_brings_out_what_the_model_can_do(run):
 
 def test_everything_promised_is_left_behind(run):
     output, summary = run
-    assert len(list((output / "notebooks").glob("*.ipynb"))) == 6
+    assert sorted(path.name for path in (output / "notebooks").glob("*.ipynb")) == [path.name for path in NOTEBOOKS]
     assert (output / "training" / "adapter" / "adapter_model.safetensors").is_file()
     assert json.loads((output / "summary.json").read_text(encoding="utf-8")) == summary
     assert {
@@ -43,7 +46,20 @@ def test_everything_promised_is_left_behind(run):
         "train_seconds",
         "total_seconds",
     } <= summary.keys()
-    assert "data:image/png" in (output / "report.html").read_text(encoding="utf-8")
+    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") == 7
+
+
+def test_the_answers_are_kept_so_that_no_later_question_needs_the_model(run):
+    output, summary = run
+    base, trained, comparison = compare_folders(output / "base", output / "trained")
+    assert {who: rates(e.verdicts) for who, e in (("base", base), ("trained", trained))} == {
+        who: summary[who] for who in ("base", "trained")
+    }
+    assert comparison["flips"] == summary["flips"] and base.header["protocol_hash"] == summary["protocol_hash"]
+    for shift in SHIFTS:
+        assert compare_folders(output / "base" / f"tiny-{shift}", output / "trained" / f"tiny-{shift}")[2]["n"] > 0
+    for who in ("base", "trained"):
+        assert curves(read_ballots(output / who / "samples" / "samples.jsonl")) == summary["sampling"][who]
 
 
 def test_a_failing_notebook_is_named_and_kept(tmp_path):

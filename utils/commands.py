@@ -158,6 +158,8 @@ def series(args: Namespace) -> None:
 def run_series(output: Path) -> dict[str, Any]:
     """Execute all notebooks on profile tiny, gather their results in `output` and return the summary."""
     from utils import report
+    from utils.data import load_questions
+    from utils.error_types import solutions_of
     from utils.evaluation import load_evaluation
     from utils.series import NOTEBOOKS, execute
 
@@ -169,7 +171,8 @@ def run_series(output: Path) -> dict[str, Any]:
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     summary["total_seconds"] = round(time.perf_counter() - start, 1)
     base, trained = (load_evaluation(output / who).verdicts for who in ("base", "trained"))
-    page = report.write_report(output, summary, read_jsonl(output / "training" / "log.jsonl"), base, trained)
+    history, solutions = read_jsonl(output / "training" / "log.jsonl"), solutions_of(load_questions("tiny", "test"))
+    page = report.write_report(output, summary, history, base, trained, solutions)
     print(f"{report.verdict_line(summary)}\nTook {summary['total_seconds']:.0f} s. Open {shown(page)} in a browser.")
     return summary
 

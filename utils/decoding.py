@@ -33,6 +33,7 @@ def suits(model: Any) -> bool:
         and not config.use_sliding_window
         and not config.rope_scaling
         and model.device.type == "cpu"
+        and model.dtype == torch.float32
         and model.num_parameters() <= LARGEST
     )
 
@@ -108,7 +109,7 @@ def _fuse(block: Any) -> Block:
 
 def _weight(module: Any) -> Tensor:
     """The matrix of a linear layer with its LoRA adapters added: W + scale B A."""
-    if not hasattr(module, "get_delta_weight"):
+    if not hasattr(module, "get_delta_weight") or module.disable_adapters or module.merged:
         return module.weight
     return module.weight + sum(module.get_delta_weight(name) for name in module.active_adapters)
 

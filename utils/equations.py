@@ -372,7 +372,8 @@ def _stated(side: _Side) -> list[_Number]:
     first = replace(numbers[0], value=numbers[0].value * (-1) ** len(signs))
     if len(numbers) == 1:
         return [first]
-    whole = [_evaluate(_Side(side.start, side.end, part)) for part in (items, items[:3]) if "/" in part or part is items]
+    parts = [items, items[:3]] if items[1:2] == ["/"] else [items]
+    whole = [_evaluate(_Side(side.start, side.end, part)) for part in parts]
     return [_Number(value) for value in whole if value is not None] + [first]
 
 

@@ -34,11 +34,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from utils.answers import extract_answer, is_correct, parse_completion, to_number
 from utils.data import Question
 from utils.equations import Equation, equations
-from utils.evaluation import Verdict
+from utils.evaluation import Verdict, pairs_of
 
 RIGHT = "right"
 ERROR_TYPES = (
@@ -49,7 +50,10 @@ ERROR_TYPES = (
     ("guess", "a wrong number without any working"),
     ("answer not copied", "the answer is not what the working ended in"),
     ("arithmetic slip", "an equation of the working is false"),
-    ("wrong operation", "all equations hold, but one uses another operator than the solution, or there is one too many"),
+    (
+        "wrong operation",
+        "all equations hold, but one uses another operator than the solution, or there is one too many",
+    ),
     ("dropped step", "all equations hold and no operator is new, but some of the solution's are missing"),
     ("wrong numbers", "all equations hold and no operator is new, but they take other numbers than the solution's"),
     ("wrong plan", "all equations hold; no solution to tell a wrong operation, a dropped step or wrong numbers apart"),
@@ -80,7 +84,7 @@ def error_type(verdict: Verdict, solution: str | None = None) -> str | None:
 
 def diagnose(verdict: Verdict, solution: str | None = None) -> Finding | None:
     """`error_type` with its evidence: what is wrong, and where in the completion."""
-    return None if verdict.strict else why(verdict.completion, verdict.gold, solution, verdict.truncated)
+    return None if verdict.strict else why(verdict.completion, verdict.gold, solution, bool(verdict.truncated))
 
 
 def why(completion: str, gold: str, solution: str | None = None, truncated: bool = False) -> Finding:
@@ -101,7 +105,7 @@ def why(completion: str, gold: str, solution: str | None = None, truncated: bool
     if not steps:
         return Finding("other" if _mentions_numbers(completion, stated) else "guess")
     goes_on = "=" in completion[steps[-1].end :]  # an equation that could not be read, with an unknown perhaps
-    return _by_working(steps, stated, to_number(gold), goes_on) or _by_solution(steps, equations(solution or ""))
+    return _by_working(steps, stated, to_number(gold), goes_on) or _by_solution(steps, _solution_steps(solution or ""))
 
 
 def transitions(
@@ -114,26 +118,26 @@ def transitions(
     Returns:
         {(before, after): count}, categories in the order "right", then ERROR_TYPES; pairs that do not occur are absent.
     Raises:
-        ValueError: the two lists are not answers to the same questions in the same order.
+        ValueError: the two lists are not answers to the same questions.
     """
-    if [v.question for v in base] != [v.question for v in trained]:
-        raise ValueError(
-            f"transitions need the same questions in the same order, got {len(base)} and {len(trained)} verdicts that "
-            "differ; evaluate both models on one list"
-        )
     solutions = solutions or {}
-    before, after = ([error_type(v, solutions.get(v.question)) or RIGHT for v in side] for side in (base, trained))
+    names = [tuple(error_type(v, solutions.get(v.question)) or RIGHT for v in pair) for pair in pairs_of(base, trained)]
     order = {name: i for i, name in enumerate([RIGHT, *(name for name, _ in ERROR_TYPES)])}
-    counts = Counter(zip(before, after, strict=True))
+    counts = Counter(names)
     return {pair: counts[pair] for pair in sorted(counts, key=lambda pair: (order[pair[0]], order[pair[1]]))}
 
 
 def solutions_of(questions: Sequence[Question]) -> dict[str, str]:
     """Worked solutions by question text, for the questions whose rows hold one."""
-    return {q.question: q.row["answer"] for q in questions if equations(str(q.row.get("answer", "")))}
+    return {q.question: q.row["answer"] for q in questions if _solution_steps(str(q.row.get("answer", "")))}
 
 
 # ------------------------------------------------------------------------------------------------ the questions
+
+
+@lru_cache(maxsize=4096)  # asked for before and after
+def _solution_steps(solution: str) -> tuple[Equation, ...]:
+    return tuple(equations(solution))
 
 
 def _mentions_numbers(completion: str, stated: Fraction) -> bool:

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from utils.cards import p_value
 from utils.error_types import RIGHT
 from utils.evaluation import RATES, Verdict, rate
-from utils.plots import BLUE, GREEN, GREY, ORANGE, RED, _axes, _curve
+from utils.plots import BLUE, GREEN, GREY, ORANGE, RED, draw_curve, new_axes
 
 MODELS = {"base": (GREY, "o"), "trained": (BLUE, "D")}
 FATES = {"both": ("right both times", BLUE), "fixed": ("fixed", GREEN), "broken": ("broken", RED)}
@@ -59,7 +59,9 @@ def card_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> Figure:
         base, trained: as `evaluation.rates` gives them.
     """
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
-    axes = _axes(figure, title=f"before and after, {base['strict']['n']:,} questions", x="share of answers [%]", y="")
+    axes = new_axes(
+        figure, title=f"before and after, {base['strict']['n']:,} questions", x="share of answers [%]", y=""
+    )
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", alpha=0.25)
     heights = dict(zip(RATES, (0, 1, 2, 3.6, 4.6), strict=True))
@@ -312,7 +314,7 @@ def pass_curves(base: Mapping[str, Any], trained: Mapping[str, Any], gain: Mappi
         gain: as `sampling.gain_curves` gives it.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    rates = _axes(
+    rates = new_axes(
         figure,
         1,
         2,
@@ -325,7 +327,7 @@ def pass_curves(base: Mapping[str, Any], trained: Mapping[str, Any], gain: Mappi
         for metric, style in (("pass", "-"), ("maj", "--")):
             _banded(rates, curves["k"], curves[metric], MODELS[name][0], style, f"{name}: {metric}@k")
     rates.set_ylim(-3, 103)
-    added = _axes(figure, 1, 2, 2, title="", x="samples k", y="trained \N{MINUS SIGN} base [points]")
+    added = new_axes(figure, 1, 2, 2, title="", x="samples k", y="trained \N{MINUS SIGN} base [points]")
     for metric, colour, style in (("pass", GREEN, "-"), ("maj", ORANGE, "--")):
         _banded(added, gain["k"], gain[metric], colour, style, f"gain in {metric}@k")
     added.set_title(_ability(gain), fontsize=10)
@@ -361,7 +363,7 @@ def calibration_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> F
     for place, (name, table) in enumerate((("base", base), ("trained", trained)), 1):
         colour, marker = MODELS[name]
         error = "no answers" if table["ece"] is None else f"calibration error {100 * table['ece']:.0f} points"
-        axes = _axes(
+        axes = new_axes(
             figure,
             1,
             2,
@@ -419,7 +421,7 @@ def length_accuracy(base: Sequence[Verdict], trained: Sequence[Verdict]) -> Figu
     """Strict accuracy of short and long completions, with 95% intervals and the number of completions in each bin."""
     table = length_bins(base, trained)
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    axes = _axes(
+    axes = new_axes(
         figure,
         title="is a longer answer a better one?",
         x="tokens of the completion; below: completions, base | trained",
@@ -458,10 +460,11 @@ def reward_and_accuracy(history: Sequence[Mapping[str, Any]], held_out: Mapping[
         held_out: optimizer step -> strict rate on held-out questions, {"rate", "low", "high", "n"}; 0 is the base.
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    top = _axes(figure, 2, 1, 1, title="reward: what training is paid for", x="", y="mean reward")
-    _curve(top, history, "reward", ORANGE, "reward of sampled answers")
-    below = _axes(figure, 2, 1, 2, title="strict accuracy: what it is for", x="optimizer step", y="strictly right [%]")
-    _curve(below, history, "rewards/strict_metric/mean", GREY, "training questions, sampled", 100)
+    top = new_axes(figure, 2, 1, 1, title="reward: what training is paid for", x="", y="mean reward")
+    draw_curve(top, history, "reward", ORANGE, "reward of sampled answers")
+    title = "strict accuracy: what it is for"
+    below = new_axes(figure, 2, 1, 2, title=title, x="optimizer step", y="strictly right [%]")
+    draw_curve(below, history, "rewards/strict_metric/mean", GREY, "training questions, sampled", 100)
     steps = sorted(held_out)
     rows = [held_out[step] for step in steps]
     sizes = sorted({f"{row['n']:,}" for row in rows})
@@ -471,7 +474,7 @@ def reward_and_accuracy(history: Sequence[Mapping[str, Any]], held_out: Mapping[
         steps,
         [100 * row["rate"] for row in rows],
         _errors(rows),
-        fmt=f"{marker}-",
+        fmt=f"{marker}:",
         color=axes_colour,
         capsize=4,
         label=label,

@@ -30,6 +30,17 @@ def _row(axes: Any, place: float, values: Sequence[float], found: Interval | Non
         axes.errorbar(100 * found.mean, place, xerr=ends, fmt="D", color=colour, capsize=4, markersize=6)
 
 
+def _zero_line(axes: Any) -> None:
+    """A line at no difference; where a difference is huge, the scale is logarithmic beyond 10 points."""
+    axes.axvline(0, color="black", linewidth=0.8)
+    low, high = axes.get_xlim()
+    if max(-low, high) > 30:
+        axes.set_xscale("symlog", linthresh=10, linscale=1.5)
+        ticks = [t for t in (-80, -40, -20, -10, -5, 0, 5, 10, 20, 40, 80) if low <= t <= high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+
 def comparison(
     rows: Sequence[Row], labels: dict[str, str], reference: str, arms: Sequence[str], title: str, metric: str = "strict"
 ) -> Figure:
@@ -55,7 +66,7 @@ def comparison(
     for axes, names in ((left, [labels[arm] for arm in shown]), (right, [""] * len(shown))):
         axes.set_yticks(range(len(shown)), names)
         axes.set_ylim(len(shown) - 0.5, -0.5)
-    right.axvline(0, color="black", linewidth=0.8)
+    _zero_line(right)
     return figure
 
 
@@ -78,7 +89,7 @@ def overview(rows: Sequence[Row], labels: dict[str, str], experiments: Sequence[
     for text, (_, name) in zip(axes.get_yticklabels(), names, strict=True):
         text.set_fontweight("bold" if "(against" in name else "normal")
     axes.set_ylim(place - 0.3, -0.7)
-    axes.axvline(0, color="black", linewidth=0.8)
+    _zero_line(axes)
     handles = [axes.plot([], [], "D", color=colour, label=word)[0] for word, colour in COLOURS.items()]
     axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure

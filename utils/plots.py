@@ -21,7 +21,8 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def _axes(figure: Figure, *where: int, title: str, x: str, y: str) -> Any:
+def new_axes(figure: Figure, *where: int, title: str, x: str, y: str) -> Any:
+    """Axes with a title, named x and y, and a faint grid; `where` as `Figure.add_subplot` takes it."""
     axes = figure.add_subplot(*where)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
@@ -37,9 +38,10 @@ def smooth(values: Sequence[float], window: int = 9) -> list[float]:
     return [sum(part) / len(part) for part in (values[max(0, i - half) : i + half + 1] for i in range(len(values)))]
 
 
-def _curve(
+def draw_curve(
     axes: Any, history: Sequence[dict[str, Any]], metric: str, colour: str, label: str, scale: float = 1.0
 ) -> None:
+    """One metric of a log over its steps: as it is, faint, and smoothed; nothing where it was not logged."""
     points = [(line["step"], scale * line[metric]) for line in history if line.get(metric) is not None]
     if points:
         steps, values = zip(*points, strict=True)
@@ -54,18 +56,18 @@ def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
         history: records of log.jsonl.
     """
     figure = Figure(figsize=(11, 3.2), layout="constrained")
-    parts = _axes(figure, 1, 3, 1, title="what is rewarded", x="optimizer step", y="share of completions [%]")
+    parts = new_axes(figure, 1, 3, 1, title="what is rewarded", x="optimizer step", y="share of completions [%]")
     for metric, colour, label in (
         ("rewards/correctness_reward/mean", BLUE, "correct (lenient)"),
         ("rewards/format_reward/mean", ORANGE, "format"),
         ("rewards/strict_metric/mean", GREEN, "strict (not rewarded)"),
     ):
-        _curve(parts, history, metric, colour, label, 100)
-    health = _axes(figure, 1, 3, 2, title="what teaches nothing", x="optimizer step", y="share [%]")
-    _curve(health, history, "frac_reward_zero_std", RED, "dead groups", 100)
-    _curve(health, history, "completions/clipped_ratio", GREY, "cut off at the token cap", 100)
-    length = _axes(figure, 1, 3, 3, title="how long it talks", x="optimizer step", y="tokens per completion")
-    _curve(length, history, "completions/mean_length", BLUE, "mean length")
+        draw_curve(parts, history, metric, colour, label, 100)
+    health = new_axes(figure, 1, 3, 2, title="what teaches nothing", x="optimizer step", y="share [%]")
+    draw_curve(health, history, "frac_reward_zero_std", RED, "dead groups", 100)
+    draw_curve(health, history, "completions/clipped_ratio", GREY, "cut off at the token cap", 100)
+    length = new_axes(figure, 1, 3, 3, title="how long it talks", x="optimizer step", y="tokens per completion")
+    draw_curve(length, history, "completions/mean_length", BLUE, "mean length")
     for axes in (parts, health):
         axes.set_ylim(-3, 103)
     for axes in (parts, health, length):
@@ -74,35 +76,10 @@ def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def before_after(summary: dict[str, Any]) -> Figure:
-    """Strict, lenient, format and truncated rates of base and trained model with their 95% intervals.
-
-    Args:
-        summary: holds `base`, `trained` (as `evaluation.rates` gives them) and `n_test`.
-    """
-    names = ("strict", "lenient", "format", "truncated")
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = _axes(
-        figure, title=f"before and after GRPO, {summary['n_test']:,} test questions, greedy", x="", y="share [%]"
-    )
-    for offset, who, colour in ((-0.2, "base", GREY), (0.2, "trained", BLUE)):
-        for i, name in enumerate(names):
-            r = summary[who][name]
-            error = [[100 * (r["rate"] - r["low"])], [100 * (r["high"] - r["rate"])]]
-            axes.bar(
-                i + offset, 100 * r["rate"], 0.36, color=colour, yerr=error, capsize=3, label=who if i == 0 else None
-            )
-            axes.text(i + offset, 100 * r["high"] + 2, f"{100 * r['rate']:.1f}", ha="center", fontsize=9)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, 112)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.85, 1.0))
-    return figure
-
-
 def histogram(groups: dict[str, Sequence[float]], title: str, x: str, cap: float | None = None) -> Figure:
     """Overlaid histograms of a few named samples (lengths, number of steps …), with a dashed line at `cap`."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
-    axes = _axes(figure, title=title, x=x, y="count")
+    axes = new_axes(figure, title=title, x=x, y="count")
     low = min(min(values) for values in groups.values())
     high = max(max(values) for values in groups.values())
     width = max(1, round((high - low) / 40))
@@ -118,7 +95,7 @@ def histogram(groups: dict[str, Sequence[float]], title: str, x: str, cap: float
 def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, y: str) -> Figure:
     """Grouped bars with their values: one colour for each named series, one place for each label."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = _axes(figure, title=title, x="", y=y)
+    axes = new_axes(figure, title=title, x="", y=y)
     width = 0.8 / len(series)
     for k, (name, values) in enumerate(series.items()):
         places = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
@@ -134,7 +111,7 @@ def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, 
 def lines(curves: dict[str, tuple[Sequence[float], Sequence[float]]], title: str, x: str, y: str) -> Figure:
     """Named curves `{name: (xs, ys)}` in one panel."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
-    axes = _axes(figure, title=title, x=x, y=y)
+    axes = new_axes(figure, title=title, x=x, y=y)
     for colour, (name, (xs, ys)) in zip((BLUE, ORANGE, GREEN, GREY), curves.items(), strict=False):
         axes.plot(xs, ys, color=colour, linewidth=2, label=name)
     axes.legend(frameon=False, fontsize=9)
@@ -147,8 +124,8 @@ def accuracy_by(table: dict[str, dict[str, dict[str, float]]], title: str, x: st
     Args:
         table: bin -> model -> {"rate", "low", "high"}; the bins in their order, the models in the first bin's order.
     """
-    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
-    axes = _axes(figure, title=title, x=x, y="strict accuracy [%]")
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    axes = new_axes(figure, title=title, x=x, y="strict accuracy [%]")
     models = list(next(iter(table.values())))
     for k, (model, colour, marker) in enumerate(zip(models, (GREY, BLUE, ORANGE, GREEN), "osD^", strict=False)):
         shown = [by_model[model] for by_model in table.values()]
@@ -160,7 +137,7 @@ def accuracy_by(table: dict[str, dict[str, dict[str, float]]], title: str, x: st
     axes.set_xticks(range(len(table)), list(table))
     axes.set_xlim(-0.6, len(table) - 0.4)
     axes.set_ylim(-3, 103)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -172,11 +149,11 @@ def runs_beside(runs: dict[str, Sequence[dict[str, Any]]], steps: int) -> Figure
         steps: length of a whole run, which fixes the axis while the runs go on.
     """
     figure = Figure(figsize=(9, 3), layout="constrained")
-    judged = _axes(figure, 1, 2, 1, title="what it learns", x="optimizer step", y="strict accuracy [%]")
-    length = _axes(figure, 1, 2, 2, title="how long it talks", x="optimizer step", y="tokens per completion")
+    judged = new_axes(figure, 1, 2, 1, title="what it learns", x="optimizer step", y="strict accuracy [%]")
+    length = new_axes(figure, 1, 2, 2, title="how long it talks", x="optimizer step", y="tokens per completion")
     for colour, (name, history) in zip((GREY, BLUE, ORANGE, GREEN), runs.items(), strict=False):
-        _curve(judged, history, "rewards/strict_metric/mean", colour, name, 100)
-        _curve(length, history, "completions/mean_length", colour, name)
+        draw_curve(judged, history, "rewards/strict_metric/mean", colour, name, 100)
+        draw_curve(length, history, "completions/mean_length", colour, name)
     judged.set_ylim(-3, 103)
     for axes in (judged, length):
         axes.set_xlim(0, steps + 1)

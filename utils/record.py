@@ -24,6 +24,7 @@ from transformers import set_seed
 from utils import plots, report
 from utils.data import load_questions
 from utils.evaluation import correct_counts, evaluate
+from utils.evaluation_plots import card_figure
 from utils.files import read_jsonl, write_json, write_text
 from utils.policy import load_policy
 from utils.profiles import ROOT, get_profile
@@ -123,7 +124,8 @@ def publish() -> None:
     """Draw the figures and write the README's table from the recorded runs."""
     summaries = recorded()
     FIGURES.mkdir(parents=True, exist_ok=True)
-    (FIGURES / "before_after.png").write_bytes(plots.png(plots.before_after(summaries[0])))
+    card = card_figure(summaries[0]["base"], summaries[0]["trained"])
+    (FIGURES / "before_after.png").write_bytes(plots.png(card))
     history = read_jsonl(RUNS / "seed-0" / "log.jsonl")
     (FIGURES / "learning_curves.png").write_bytes(plots.png(plots.learning_curves(history)))
     before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])

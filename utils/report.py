@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils import plots
-from utils.cards import p_value, percent
+from matplotlib.figure import Figure
+
+from utils.cards import comparison_text, p_value, percent
+from utils.error_types import transitions
 from utils.evaluation import Verdict, compare, rates
+from utils.evaluation_plots import (
+    card_figure,
+    flips_figure,
+    flow_figure,
+    length_accuracy,
+    pass_curves,
+    reward_and_accuracy,
+)
+from utils.example_browser import example_table, pair_up, select
 from utils.files import write_json, write_text
+from utils.plots import learning_curves, png
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
-h1, h2 { line-height: 1.2; } img { max-width: 100%; height: auto; }
-.cards { display: flex; flex-wrap: wrap; gap: 1rem; }
-.card { flex: 1 1 11rem; border: 1px solid #ddd; border-radius: .5rem; padding: .8rem 1rem; }
-.card b { font-size: 1.5rem; display: block; white-space: nowrap; } .card small { color: #555; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #eee; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem; border-radius: .3rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; } th { white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #eee; }
+td { overflow-wrap: anywhere; } pre { background: #f6f6f6; } .examples table { table-layout: fixed; }
 """
+TINY = (
+    "The tiny model is a teaching model: it was made to be able but careless in a small world of templated problems. "
+    "These numbers show that the training works, not what it would bring a larger model."
+)
+NOT_PROVED = (
+    "That another training would do as well: the intervals cover the choice of questions, not the luck of a seed.",
+    "That it carries over: the test questions are of the same kind as those trained on.",
+    "That the reasoning is right: only the final number is judged.",
+    "That the effect is large because p is small: p says that the flips are no coin tosses, the points say how much.",
+    "That others would measure the same: strict asks for the layout of this project's prompt, and answers are greedy.",
+)
+EXAMPLES = (("fixed", "Fixed by training"), ("broken", "Broken by training"), ("neither", "Wrong before and after"))
 
 
 def summarise(
@@ -35,7 +56,9 @@ def summarise(
     """The content of summary.json: rates with intervals, and, with a trained model, the paired comparison.
 
     Args:
-        more: further entries, e.g. `seed`, `train_steps`, `train_seconds`, `total_seconds`, `base_pass`.
+        more: further entries, e.g. `seed`, `train_steps`, `train_seconds`, `total_seconds`, `base_pass`; `write_report`
+            draws "sampling" ({"base", "trained", "gain"} as `sampling.curves` and `gain_curves` give them) and
+            "held_out" (rates with their "step", of checkpoints in between), and lists "protocol" and its hash.
     """
     summary: dict[str, Any] = {"profile": profile, "versions": versions, "n_test": len(base), "base": rates(base)}
     if trained is not None:
@@ -61,34 +84,28 @@ def write_report(
     history: Sequence[dict[str, Any]],
     base: Sequence[Verdict],
     trained: Sequence[Verdict],
+    solutions: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write summary.json and a self-contained report.html into `folder`; return the report's path."""
+    """Write summary.json and a self-contained report.html into `folder`; return the report's path.
+
+    Args:
+        summary: as `summarise` gives it.
+        history: records of the training's log.jsonl.
+        solutions: worked solution by question text, see `error_types.solutions_of`; they tell wrong plans apart.
+    """
     folder = Path(folder)
     write_json(folder / "summary.json", summary)
     body = [
         f"<h1>GRPO on profile {html.escape(summary['profile'])}</h1>",
-        f"<p>{verdict_line(summary)}</p>",
-        _cards(summary),
+        _paragraph(verdict_line(summary)),
+        _paragraph(TINY) if summary["profile"] == "tiny" else "",
+        *(f"<h2>{title}</h2>{_image(figure, title)}{text}" for title, figure, text in _pictures(summary, history)),
+        f"<h2>Errors, before and after</h2>{_image(flow_figure(transitions(base, trained, solutions)), 'errors')}",
+        f"<h2>Length and accuracy</h2>{_image(length_accuracy(base, trained), 'length and accuracy')}",
+        *_examples(base, trained, solutions),
+        f"<h2>How it was measured</h2>{_table(summary)}",
+        f"<h2>What this does not prove</h2><ul>{''.join(f'<li>{each}</li>' for each in NOT_PROVED)}</ul>",
     ]
-    if summary["profile"] == "tiny":
-        body.append(
-            "<p>The tiny model is a teaching model: it was made to be able but careless in a small world of templated "
-            "problems. These numbers show that the training works, not what it would bring a larger model.</p>"
-        )
-    body += [
-        "<h2>Before and after</h2>",
-        _image(plots.before_after(summary), "bars: before and after"),
-        "<h2>Learning curves</h2>",
-        _image(plots.learning_curves(history), "learning curves"),
-        _table(summary),
-    ]
-    for title, wanted in (
-        ("Fixed by training", lambda b, t: t.strict and not b.strict),
-        ("Broken by training", lambda b, t: b.strict and not t.strict),
-        ("Wrong before and after", lambda b, t: not b.strict and not t.strict),
-    ):
-        pairs = [(b, t) for b, t in zip(base, trained, strict=True) if wanted(b, t)]
-        body += [f"<h2>{title}: {len(pairs)} questions</h2>", pairs_table(pairs[:3]) if pairs else ""]
     page = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -97,42 +114,59 @@ def write_report(
     return write_text(folder / "report.html", page)
 
 
-def _cards(summary: dict[str, Any]) -> str:
-    cards = []
-    for name in ("strict", "lenient", "format", "truncated"):
-        before, after = summary["base"][name], summary["trained"][name]
-        cards.append(
-            f"<div class='card'>{name}<b>{100 * before['rate']:.1f} → {100 * after['rate']:.1f}%</b>"
-            f"<small>[{100 * before['low']:.1f}, {100 * before['high']:.1f}] → "
-            f"[{100 * after['low']:.1f}, {100 * after['high']:.1f}]</small></div>"
-        )
-    return f"<div class='cards'>{''.join(cards)}</div>"
+def held_out(summary: Mapping[str, Any], last: int) -> dict[int, dict[str, Any]]:
+    """Optimizer step -> strict rate on held-out questions: base at 0, trained model at `last`, checkpoints."""
+    between = {row["step"]: row for row in summary.get("held_out", ())}
+    return {0: summary["base"]["strict"]} | between | {last: summary["trained"]["strict"]}
 
 
-def _image(figure: Any, alt: str) -> str:
-    return f"<img alt='{alt}' src='data:image/png;base64,{base64.b64encode(plots.png(figure)).decode()}'>"
+def _pictures(summary: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[tuple[str, Figure, str]]:
+    """(title, figure, HTML below it) of all that the summary and the log tell."""
+    explained = "".join(_paragraph(line) for line in comparison_text(summary).splitlines())
+    shown = [
+        ("Before and after", card_figure(summary["base"], summary["trained"]), ""),
+        ("Question by question", flips_figure(summary), explained),
+        ("Reward and held-out accuracy", reward_and_accuracy(history, held_out(summary, history[-1]["step"])), ""),
+        ("Learning curves", learning_curves(history), ""),
+    ]
+    if "sampling" in summary:
+        shown.insert(2, ("Ability added, or concentrated?", pass_curves(**summary["sampling"]), ""))
+    return shown
+
+
+def _examples(base: Sequence[Verdict], trained: Sequence[Verdict], solutions: Mapping[str, str] | None) -> list[str]:
+    examples, parts = pair_up(base, trained, solutions), []
+    for flip, title in EXAMPLES:
+        chosen = select(examples, flip=flip)
+        parts += [
+            f"<h2>{title}: {len(chosen):,} of {len(examples):,} questions</h2>",
+            f"<div class='examples'>{example_table(chosen[:3])}</div>" if chosen else "",
+        ]
+    return parts
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _image(figure: Figure, alt: str) -> str:
+    return f"<img alt='{alt}' src='data:image/png;base64,{base64.b64encode(png(figure)).decode()}'>"
 
 
 def _table(summary: dict[str, Any]) -> str:
+    protocol = {k: "none" if v is None else v for k, v in summary.get("protocol", {}).items()}
     rows = {
-        "seed": summary.get("seed"),
+        "training seed": summary.get("seed"),
         "training steps": summary.get("train_steps"),
         "training time": f"{summary.get('train_seconds', 0):.0f} s",
         "test questions": summary["n_test"],
-        **{f"base {k}, sampled": f"{100 * v:.1f}%" for k, v in summary.get("base_pass", {}).items()},
+        **{f"base {k}, sampled, strict": f"{100 * v:.1f}%" for k, v in summary.get("base_pass", {}).items()},
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
+        "protocol hash": summary.get("protocol_hash"),
+        **{f"protocol: {name.replace('_', ' ')}": value for name, value in protocol.items()},
     }
-    cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
-    return f"<h2>How it was measured</h2><table>{cells}</table>"
-
-
-def pairs_table(pairs: Sequence[tuple[Verdict, Verdict]]) -> str:
-    """Questions with the completions before and after, as an HTML table; everything the model wrote is escaped."""
-    pre = "<pre style='white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;margin:0'>"
-    rows = "".join(
-        f"<tr><td style='width:32%;text-align:left'>{html.escape(b.question)} <b>gold {html.escape(b.gold)}</b></td>"
-        + "".join(f"<td>{pre}{html.escape(v.completion)}</pre></td>" for v in (b, t))
-        + "</tr>"
-        for b, t in pairs
+    cells = (
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape('not recorded' if value is None else str(value))}</td></tr>"
+        for name, value in rows.items()
     )
-    return f"<table><tr><th>question</th><th>before</th><th>after</th></tr>{rows}</table>"
+    return f"<table>{''.join(cells)}</table>"
