@@ -76,9 +76,13 @@ def test_the_report_says_how_it_was_measured_and_what_it_does_not_prove(written)
 
 
 def test_an_error_is_named_and_a_solution_tells_more(written):
-    assert "wrong plan" in written()[1]
-    _, text = written(solutions={"c": "3-5=<<3-5=-2>>-2\n#### -2"})
-    assert "wrong operation" in text and "wrong plan" not in text
+    plain, plain_text = written()
+    told, told_text = written(solutions={"c": "3-5=<<3-5=-2>>-2\n#### -2"})
+    assert "wrong plan" in plain_text
+    assert "wrong operation" in told_text and "wrong plan" not in told_text
+    pictures = zip(plain.split("data:image/png;")[1:], told.split("data:image/png;")[1:], strict=True)
+    differing = [i for i, (a, b) in enumerate(pictures) if a.split("'")[0] != b.split("'")[0]]
+    assert differing == [4], "the flow of the errors, and no other picture"
 
 
 def test_samples_are_drawn_where_there_are_some(written):

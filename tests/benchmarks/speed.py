@@ -15,9 +15,8 @@ time to 80%   Seconds of training until 80% of the 1,319 test questions are answ
 rollouts      Tokens sampled per second, up to and with the end token, for the prompts of one step, each with a whole
               group: our loop, `model.generate`, our loop, … with a seed for each repeat.
 step cost     Seconds of a training step against completions, completion length and model width, for models with
-              random weights, with the exponent of a power law through the points: 1 is linear. Lengths and widths grow
-              from where arithmetic does not count yet, so an exponent below 1 is a step's fixed cost, above 1 what
-              attention adds.
+              random weights, with the exponent of a power law through the last three points: 1 is linear, less
+              is a cost that does not grow, more is attention (length) or the matrices' two dimensions (width).
 
 Before anything is timed, greedy tokens and TRL's loss on a real batch are asserted to be the same on both paths.
 """
@@ -32,16 +31,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers.utils import logging
 
 from tests.benchmarks.stock import BEST, Watch, stock_trainer, write_csv
 from utils.data import load_questions
 from utils.decoding import decode
 from utils.files import write_bytes
 from utils.generation import render_prompt
-from utils.plots import BLUE, GREY, _axes, png
+from utils.plots import BLUE, GREY, png
 from utils.policy import Policy, load_policy
-from utils.profiles import ROOT, get_profile
+from utils.profiles import ROOT, Profile, get_profile
+from utils.prompt_sharing import _distinct
+from utils.record import machine
 from utils.training import build_trainer, training_questions
 
 LIMIT = 60.0  # seconds of training; a run that is not at 80% by then counts as this
@@ -83,7 +86,7 @@ def time_to_target(who: str, seed: int) -> Row:
     step, seconds, strict = watch.seen[-1]
     value = min(seconds, LIMIT) if watch.reached else LIMIT
     outcome = "reached" if watch.reached else f"not reached, {100 * strict:.1f}%"
-    print(f"  {who:<5} seed {seed}: {value:5.1f} s, step {step} ({watch.seconds / step:.3f} s a step), {outcome}")
+    print(f"  {who:<5} seed {seed}: {value:5.1f} s, step {step} ({watch.seconds / step:.3f} s a step), {outcome}", flush=True)
     return {"part": "time_to_80", "who": who, "case": f"seed {seed}", "value": round(value, 3), "note": outcome}
 
 
@@ -110,8 +113,6 @@ def stock_generate(policy: Policy, inputs: dict[str, torch.Tensor], **how: Any) 
 
 
 def our_generate(policy: Policy, inputs: dict[str, torch.Tensor], temperature: float) -> list[list[int]]:
-    from utils.prompt_sharing import _distinct
-
     cap, end = policy.profile.max_completion_tokens, policy.tokenizer.eos_token_id
     return decode(policy.model, *_distinct(inputs["input_ids"], inputs["attention_mask"]), cap, temperature, end)
 
@@ -166,6 +167,7 @@ def assert_equivalent() -> None:
 
 # ------------------------------------------------------------------------------------------- step cost
 
+QUESTIONS = load_questions("tiny", "train")[:512]
 COSTS = {  # what varies: (its values, model width, completions, completion length)
     "completions": ((8, 16, 32, 64, 128), 128, None, 48),
     "completion length": ((12, 24, 48, 96, 192), 128, 64, None),
@@ -173,27 +175,120 @@ COSTS = {  # what varies: (its values, model width, completions, completion leng
 }
 
 
+def random_policy(profile: Profile, **shape: int) -> Policy:
+    """A policy of the embedded model's kind with random weights, other numbers, and an end token it cannot write."""
+    policy = load_policy(profile)
+    set_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**(policy.model.config.to_dict() | shape))).eval()
+    model.config._name_or_path = profile.model
+    policy.tokenizer.add_special_tokens({"eos_token": "<never>"})
+    return Policy(model, policy.tokenizer, profile, policy.engine)
+
+
 def step_seconds(width: int, completions: int, length: int, repeats: int) -> float:
-    """Median seconds of a training step of a random model whose completions all have `length` tokens."""
+    """Median seconds of a training step of a random model; all its completions have `length` tokens."""
     profile = get_profile("tiny").replace(
         steps=repeats + 1,
         prompts_per_step=completions // 8,
         group_size=8,
         micro_batch=completions,
         max_completion_tokens=length,
-        save_every=1_000,
     )
-    policy = load_policy(profile)
-    shape = {"hidden_size": width, "intermediate_size": 3 * width}
-    set_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**(policy.model.config.to_dict() | shape)))
-    model.config._name_or_path = profile.model
-    with torch.no_grad():
-        model.model.embed_tokens.weight[policy.tokenizer.eos_token_id] = 0
-    policy.model = NeverEnds.of(model, policy.tokenizer.eos_token_id)
-    questions = load_questions("tiny", "train")[: 4 * completions]
+    policy = random_policy(profile, hidden_size=width, intermediate_size=3 * width)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(policy, questions, folder, 0)
+        trainer = build_trainer(policy, QUESTIONS, folder, 0, settings={"save_strategy": "no"})
         trainer.train()
-        times = [line["step_time"] for line in trainer.state.log_history if "step_time" in line]
+    times = [line["step_time"] for line in trainer.state.log_history if "step_time" in line]
     return statistics.median(times[1:])
+
+
+def step_costs(repeats: int) -> list[Row]:
+    rows = []
+    for varied, (values, *fixed) in COSTS.items():
+        for value in values:
+            width, completions, length = (value if number is None else number for number in fixed)
+            seconds = step_seconds(width, completions, length, repeats)
+            print(f"  {varied} {value}: {seconds:.3f} s a step", flush=True)
+            case = f"{varied} {value}"
+            rows.append({"part": "step_cost", "who": "ours", "case": case, "value": round(seconds, 4), "note": ""})
+    return rows
+
+
+def curve(rows: list[Row], varied: str) -> tuple[list[int], list[float]]:
+    """What was varied, and the seconds a step took."""
+    points = [(int(r["case"].split()[-1]), r["value"]) for r in rows if r["case"].rsplit(" ", 1)[0] == varied]
+    values, seconds = zip(*points, strict=True)
+    return list(values), list(seconds)
+
+
+def exponent(values: list[int], seconds: list[float]) -> float:
+    """The slope of the upper three points on logarithmic axes: where the fixed cost of a step counts least."""
+    return float(np.polyfit(np.log(values[-3:]), np.log(seconds[-3:]), 1)[0])
+
+
+def step_cost_figure(rows: list[Row]) -> Figure:
+    """Seconds a step against each of the three, on logarithmic axes, with a line of slope 1 through the last point."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for place, varied in enumerate(COSTS, 1):
+        values, seconds = curve(rows, varied)
+        axes = figure.add_subplot(1, 3, place)
+        axes.loglog(values, seconds, "o-", color=BLUE, label="measured")
+        linear = [seconds[-1] * value / values[-1] for value in values]
+        axes.loglog(values, linear, "--", color=GREY, label="linear, through the last point")
+        axes.set_title(f"exponent of the last three: {exponent(values, seconds):.2f}", fontsize=11)
+        axes.set_xlabel({"completion length": "tokens per completion"}.get(varied, varied))
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+        axes.set_ylabel("seconds per training step" if place == 1 else "")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------- report
+
+
+def values_of(rows: list[Row], part: str, who: str) -> list[float]:
+    return [row["value"] for row in rows if (row["part"], row["who"]) == (part, who)]
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):>10,.1f}   ({min(values):,.1f} to {max(values):,.1f}, n={len(values)})"
+
+
+def report(rows: list[Row]) -> None:
+    """The table, and the line with the two ratios of medians."""
+    ours, stock = ([values_of(rows, part, who) for part in ("time_to_80", "rollout")] for who in ("ours", "stock"))
+    for i, name in enumerate(("seconds to 80% strict", "sampled tokens/s")):
+        print(f"{name:<24} ours  {spread(ours[i])}")
+        print(f"{'':<24} stock {spread(stock[i])}")
+    for varied in COSTS:
+        values, seconds = curve(rows, varied)
+        points = ", ".join(f"{v}: {s:.3f} s" for v, s in zip(values, seconds, strict=True))
+        print(f"{varied:<24} exponent {exponent(values, seconds):.2f}   {points}")
+    faster = statistics.median(stock[0]) / statistics.median(ours[0])
+    more = statistics.median(ours[1]) / statistics.median(stock[1])
+    print(f"time_to_80 ratio {faster:.2f} rollout ratio {more:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two seeds, three repeats; writes no files")
+    quick = parser.parse_args().quick
+    seeds, repeats, cost_repeats = (2, 3, 2) if quick else (SEEDS, REPEATS, 5)
+    logging.set_verbosity_error()
+    print(f"{machine()}, {torch.get_num_threads()} threads; stock: {BEST[0]}, learning rate {BEST[1]:g}")
+    assert_equivalent()
+    rows = rollout_rates(repeats)
+    rows += [time_to_target(who, seed) for seed in range(seeds) for who in ("ours", "stock")]
+    rows += step_costs(cost_repeats)
+    if not quick:
+        write_csv(ROOT / "assets" / "runs" / "speed.csv", rows)
+        write_bytes(ROOT / "assets" / "figures" / "step_cost.png", png(step_cost_figure(rows)))
+    report(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -34,6 +34,7 @@ from utils.profiles import ROOT, get_profile
 from utils.rewards import REWARDS
 from utils.training import build_dataset
 
+BEST = ("LoRA", 2e-3)
 TARGET = 0.8  # strict accuracy on the test split
 FIRST = 500  # test questions that judge at each pause; the others are asked only where these reach the target
 TRIED = {"LoRA": (1e-3, 2e-3, 4e-3, 8e-3), "full": (3e-4, 1e-3, 2e-3)}
