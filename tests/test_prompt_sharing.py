@@ -269,13 +269,13 @@ def training_order(inputs):
 def test_the_trainer_uses_both(tmp_path, monkeypatch):
     """Else the tests above would guard functions that nobody calls."""
     called = []
-    for name in ("_generate", "_forward"):
+    functions = {name: getattr(prompt_sharing, name) for name in ("_generate", "_forward")}
 
-        def watched(*args, _name=name, _function=getattr(prompt_sharing, name)):
-            called.append(_name)
-            return _function(*args)
+    def watch(name):
+        return lambda *args: (called.append(name), functions[name](*args))[1]
 
-        monkeypatch.setattr(prompt_sharing, name, watched)
+    for name in functions:
+        monkeypatch.setattr(prompt_sharing, name, watch(name))
     trainer = build_trainer(load_policy(PROFILE.replace(steps=1)), QUESTIONS, tmp_path, seed=3)
     trainer.train()
     assert called == ["_generate", "_forward"]

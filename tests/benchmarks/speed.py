@@ -1,6 +1,6 @@
 """Speed on the tiny model beside stock TRL: time to 80% strict, tokens per second, and what a step costs.
 
-    python -m tests.benchmarks.speed            # MINUTES on two quiet cores
+    python -m tests.benchmarks.speed            # about 12 minutes on two quiet cores (not measured)
     python -m tests.benchmarks.speed --quick    # two seeds, three repeats: does it run, and roughly what comes out
 
 It prints a table, writes assets/runs/speed.csv and assets/figures/step_cost.png, and ends with one line
@@ -9,7 +9,7 @@ It prints a table, writes assets/runs/speed.csv and assets/figures/step_cost.png
 time to 80%   Seconds of training until 80% of the 1,319 test questions are answered right under the strict reading,
               greedily. Ours is `build_trainer` with today's numbers of the profile; stock is tests/benchmarks/stock.py
               with the best learning rate its search found. The clock runs from the start of `train()` and stands still
-              during evaluations, which come whenever it has gone on by a twelfth, so that both are read to the same
+              during evaluations, which come whenever it has gone on by an eighth, so that both are read to the same
               relative resolution. A pause asks the first 500 questions, and the others only where these are at 80%. A
               run that does not get there in LIMIT seconds counts as LIMIT. Ours and stock take turns, seed by seed.
 rollouts      Tokens sampled per second, up to and with the end token, for the prompts of one step, each with a whole
@@ -48,7 +48,7 @@ from utils.record import machine
 from utils.training import build_trainer, training_questions
 
 LIMIT = 60.0  # seconds of training; a run that is not at 80% by then counts as this
-FIRST_PAUSE, GROWTH = 1.0, 13 / 12  # seconds before the first evaluation, and from each to the next
+FIRST_PAUSE, GROWTH = 1.0, 9 / 8  # seconds before the first evaluation, and from each to the next
 SEEDS, REPEATS = 5, 9
 
 Row = dict[str, Any]
@@ -86,7 +86,10 @@ def time_to_target(who: str, seed: int) -> Row:
     step, seconds, strict = watch.seen[-1]
     value = min(seconds, LIMIT) if watch.reached else LIMIT
     outcome = "reached" if watch.reached else f"not reached, {100 * strict:.1f}%"
-    print(f"  {who:<5} seed {seed}: {value:5.1f} s, step {step} ({watch.seconds / step:.3f} s a step), {outcome}", flush=True)
+    print(
+        f"  {who:<5} seed {seed}: {value:5.1f} s, step {step} ({watch.seconds / step:.3f} s a step), {outcome}",
+        flush=True,
+    )
     return {"part": "time_to_80", "who": who, "case": f"seed {seed}", "value": round(value, 3), "note": outcome}
 
 
@@ -133,7 +136,9 @@ def rollout_rates(repeats: int) -> list[Row]:
             tokens = sum(map(len, way()))
             rate = tokens / (time.perf_counter() - start)
             if repeat >= 0:
-                rows.append({"part": "rollout", "who": who, "case": f"repeat {repeat}", "value": round(rate), "note": ""})
+                rows.append(
+                    {"part": "rollout", "who": who, "case": f"repeat {repeat}", "value": round(rate), "note": ""}
+                )
     return rows
 
 
@@ -238,9 +243,11 @@ def step_cost_figure(rows: list[Row]) -> Figure:
         axes.set_title(f"exponent of the last three: {exponent(values, seconds):.2f}", fontsize=11)
         axes.set_xlabel({"completion length": "tokens per completion"}.get(varied, varied))
         axes.set_xticks(values, [str(value) for value in values])
-        axes.minorticks_off()
         axes.set_ylabel("seconds per training step" if place == 1 else "")
+        low, high = axes.get_ylim()
+        axes.set_yticks([2.0**k for k in range(-8, 8) if low <= 2.0**k <= high])
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.axes[0].legend(frameon=False, fontsize=9)

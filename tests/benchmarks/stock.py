@@ -8,9 +8,8 @@ learning rate that falls to zero over three epochs, which no run here comes near
 TRL's advantage or for silence: float32 (its bfloat16 is no faster on this model and refuses to start on some CPUs),
 no progress bar, no checkpoints.
 
-The search trains seed 0 with each of `TRIED`, adapter or full weights, and judges it by the optimizer steps to 80%
-strict; the best of each kind gets two more seeds. `BEST` is what it found, and assets/runs/stock_search.csv holds every
-evaluation of it.
+The search trains each of SEEDS with each of TRIED, adapter or full weights, and judges by the optimizer steps to 80%
+strict. BEST is what it found; assets/runs/stock_search.csv holds every evaluation of it.
 """
 
 from __future__ import annotations
