@@ -1,7 +1,7 @@
 """A short decoding loop for small models of the Qwen2 kind: what an inference engine does, in its smallest form.
 
 `model.generate` serves every model there is, and on a small one that generality takes most of the time. This loop gives
-the same tokens several times faster (tests/benchmarks/speed.py) by four ideas, which vLLM has, too:
+the same tokens several times faster (tests/benchmarks/decoding.py) by four ideas, which vLLM has, too:
 
     prefix sharing    the prompt of a group is read once, not once for each completion
     static cache      room for all keys and values is set aside at the start, and nothing is moved when a token comes

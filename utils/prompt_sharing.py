@@ -49,8 +49,8 @@ def _generate(model: Any, input_ids: Tensor, attention_mask: Tensor, how: Any) -
     Raises:
         ValueError: the configuration asks for another way of decoding than greedy or plain sampling.
     """
-    plain = {"top_k": (None, 0), "top_p": (None, 1.0), "repetition_penalty": (None, 1.0), "num_beams": (None, 1)}
-    if any(getattr(how, name) not in values for name, values in plain.items()):
+    plain = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1}
+    if any(getattr(how, name) not in (None, value) for name, value in plain.items()):
         raise ValueError(f"the short decoding loop is greedy or samples plainly, got {how}")
     temperature = how.temperature if how.do_sample else 0.0
     found = decode(model, *_distinct(input_ids, attention_mask), how.max_new_tokens, temperature, how.eos_token_id)
