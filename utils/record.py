@@ -1,4 +1,4 @@
-"""Make the recorded reference runs: `python -m utils.record` (about 15 minutes on 2 cores).
+"""Make the recorded reference runs: `python -m utils.record` (about 4 minutes on 2 cores).
 
 For each seed it trains profile tiny, evaluates base and trained model on the whole test split, and writes
 

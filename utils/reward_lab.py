@@ -8,7 +8,7 @@
         return [-len(text) / 200 for text in completions]
 
 Sliders weigh the rewards; every move scores the whole bank again. A text of your own is scored as you type. "What if"
-trains for about a minute under your rewards, beside the default ones; "Export" writes them to a file for
+trains for less than a minute under your rewards, beside the default ones; "Export" writes them to a file for
 `run.py train --reward FILE`. This module is the view; what it shows is computed by `utils.rescore`,
 `utils.reward_check`, `utils.reward_bench`, `utils.what_if` and `utils.reward_export`.
 """
