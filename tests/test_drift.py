@@ -72,7 +72,7 @@ TAKE_ANYTHING = {"transformers.PreTrainedTokenizerFast", "transformers.Qwen2Conf
 # `**name` arguments whose keys are not written in the calling function, and where they are.
 STARS = {
     ("build_config", "settings"): "grpo_settings",
-    ("_generate_batch", "inputs"): None,  # what the tokenizer returns
+    ("_model_generate", "inputs"): None,  # what the tokenizer returns
 }
 
 

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from utils.data import load_questions
 from utils.evaluation import generate
 from utils.files import read_jsonl
-from utils.policy import load_policy, with_adapter
+from utils.policy import LORA_TARGETS, load_policy, with_adapter
 from utils.profiles import get_profile
 from utils.training import (
     build_config,
@@ -74,6 +74,8 @@ def test_training_leaves_what_it_promises(straight):
     assert result.adapter == folder / "adapter"
     changed = [name for name, tensor in weights(result.adapter).items() if "lora_B" in name and tensor.any()]
     assert len(changed) == 28, "7 matrices in each of 4 layers should have moved away from zero"
+    targets = json.loads((result.adapter / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(LORA_TARGETS), "in one order, or the same adapter would differ by process"
     saved = json.loads((folder / "training.json").read_text())
     assert saved["steps"] == 6 and saved["seed"] == 3 and saved["versions"]["trl"]
     assert [c.name for c in complete_checkpoints(folder)] == ["checkpoint-3", "checkpoint-6"]

@@ -455,6 +455,8 @@ def save_adapter(model: Any, folder: Path) -> Path:
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     config = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
     base = portable(config["base_model_name_or_path"])  # no path of this machine in what is passed on
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT writes a set, in another order in each process
     write_json(temporary / "adapter_config.json", config | {"base_model_name_or_path": base})
     check_adapter(temporary)
     if folder.exists():
