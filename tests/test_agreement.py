@@ -183,11 +183,11 @@ def test_on_the_bank_the_lenient_reading_is_flexible_extract_and_the_strict_one_
 def test_on_the_bank_math_verify_misses_short_tags_and_reads_past_wrong_ones(bank):
     table, listed = agreement(bank, math_verify=True)
     row = next(row for row in table if (row.mode, row.other) == ("lenient", "math-verify"))
-    assert (row.both, row.only_ours, row.only_theirs, row.neither, row.unjudged) == (1676, 11, 13, 860, 0)
-    for d in (d for d in listed if (d.mode, d.other) == ("lenient", "math-verify")):
-        assert d.completion.endswith(f"<answer>{d.our_reading}</answer>"), (
-            "in all of them our reading is the one tagged"
-        )
+    assert row.unjudged == 0 and row.only_ours > 0 < row.only_theirs and row.rate > 0.98
+    cases = [d for d in listed if (d.mode, d.other) == ("lenient", "math-verify")]
+    assert len(cases) == row.only_ours + row.only_theirs
+    untagged = [d.completion for d in cases if f"<answer>{d.our_reading}</answer>" not in d.completion]
+    assert not untagged, "in all of them our reading is the one tagged"
 
 
 def published():
