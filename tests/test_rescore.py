@@ -75,7 +75,8 @@ def test_sums_that_differ_only_by_rounding_are_equal():
     "rewards, lit",
     [
         (REWARDS, set()),
-        ({format_reward: 1.0}, {"a wrong answer can win", "a part dominates", "dead groups"}),
+        ({format_reward: 1.0}, {"a wrong answer can win", "a part dominates"}),
+        ({bullets: 1.0}, {"a wrong answer can win", "a part never fires", "dead groups"}),
         ({correctness_reward: 1.0, format_reward: 2.0}, {"a wrong answer can win", "a part dominates"}),
         ({**REWARDS, brief: 0.5}, {"length drift"}),
         ({**REWARDS, brief: -1.0}, {"length drift"}),
