@@ -14,6 +14,7 @@ import torch
 
 from utils import generation, stored
 from utils.answers import RULES
+from utils.cards import comparison_text
 from utils.data import Question, load_questions
 from utils.evaluation import (
     RATES,
@@ -607,3 +608,10 @@ def test_vllm_gets_the_adapter_once_and_goes_on_after_a_kill(vllm, tmp_path):
     os.truncate(path, path.stat().st_size - 1)
     assert evaluate(policy, EIGHT, output=tmp_path) == straight
     assert policy.model.calls[2:] == [(2, "request 2")], "only the chunk that was cut short"
+
+
+def test_three_questions_are_said_to_be_too_few():
+    few = [judge(Question(f"{i}?", "4", {}), Sample("The answer is 4.", 5, False)) for i in range(3)]
+    assert "3 questions are too few to notice a true gain" in comparison_text(compare(few, few))
+    many = [judge(Question(f"{i}?", "4", {}), Sample(f"The answer is {i}.", 5, False)) for i in range(300)]
+    assert "300 questions notice, four times in five, a true gain of" in comparison_text(compare(many, many))

@@ -69,9 +69,15 @@ def comparison_text(comparison: dict[str, Any]) -> str:
         f"Strict: {100 * change['points']:+.1f} points [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}] "
         f"= {gain['format_fixed']:,} format fixed + {gain['maths_fixed']:,} maths fixed - {gain['broken']:,} broken, "
         f"of {n:,}.",
-        f"{n:,} questions notice, four times in five, a true gain of {_points(least['paired'])} (both models answer "
-        f"the same ones, as here) or of {_points(least['unpaired'])} (each answers its own).",
     ]
+    if least["paired"] is None:
+        lines.append(f"{n:,} questions are too few to notice a true gain of any size.")
+    else:
+        apart = "" if least["unpaired"] is None else f" or of {_points(least['unpaired'])} (each answers its own)"
+        lines.append(
+            f"{n:,} questions notice, four times in five, a true gain of {_points(least['paired'])} (both models "
+            f"answer the same ones, as here){apart}."
+        )
     if needed["paired"] is not None:
         lines.append(
             f"To notice a difference like this one takes {needed['paired']:,} of the same questions, or "
@@ -80,5 +86,5 @@ def comparison_text(comparison: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _points(share: float | None) -> str:
-    return "no size" if share is None else f"{100 * share:.1f} points"
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
