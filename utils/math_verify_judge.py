@@ -8,7 +8,6 @@ judged, and the next one is asked of a new process.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import queue
@@ -17,6 +16,8 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+
+from utils.optional import require
 
 PIN = "math-verify==0.9.0"
 SECONDS = 5.0  # for one text
@@ -32,7 +33,7 @@ def judge_all(cases: Sequence[tuple[str, str]]) -> list[Judged]:
     Raises:
         ImportError: math-verify is missing, or is not the pinned version.
     """
-    _require_pin()
+    require(PIN, "the cross-check")
     judged: list[Judged] = []
     while len(judged) < len(cases):
         judged += _ask(cases[len(judged) :])
@@ -76,16 +77,6 @@ def _next_line(answers: queue.Queue[str], seconds: float) -> str:
         return answers.get(timeout=seconds)
     except queue.Empty:
         return ""
-
-
-def _require_pin() -> None:
-    name, _, wanted = PIN.partition("==")
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found = "none"
-    if found != wanted:
-        raise ImportError(f"the cross-check needs {PIN}, found {found}; run `pip install {PIN}`")
 
 
 def _serve() -> None:

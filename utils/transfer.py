@@ -6,12 +6,13 @@ rows in GSM8K's shape (`question`, `answer`), each with its source in words; `ut
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
+
+from utils.optional import require
 
 Row = tuple[dict[str, Any], str]  # the row, and its source
 
@@ -103,7 +104,7 @@ def gsm_symbolic_rows() -> list[Row]:
     Raises:
         ImportError: `reasoning-gym` is missing, or is not the pinned version.
     """
-    _require_pin(GSM_SYMBOLIC_PIN)
+    require(GSM_SYMBOLIC_PIN, "gsm-symbolic")
     import reasoning_gym
 
     problems = reasoning_gym.create_dataset("gsm_symbolic", size=GSM_SYMBOLIC_SIZE, seed=GSM_SYMBOLIC_SEED)
@@ -119,13 +120,3 @@ def gsm_symbolic_rows() -> list[Row]:
         )
         for i, problem in enumerate(problems)
     ]
-
-
-def _require_pin(pin: str) -> None:
-    name, _, wanted = pin.partition("==")
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found = "none"
-    if found != wanted:
-        raise ImportError(f"gsm-symbolic needs {pin}, found {found}; run `pip install {pin}`")
