@@ -102,6 +102,20 @@ def _group(size: int) -> Arm:
     return Arm(f"group_{size}", f"groups of {size}", profile={"group_size": size, "prompts_per_step": prompts})
 
 
+def _step(completions: int, rate: float = START.learning_rate) -> Arm:
+    """As many completions in all as `START`, in steps of another size."""
+    name, label = f"step_{completions}", f"{completions} a step"
+    if rate != START.learning_rate:
+        name, label = f"{name}_lr_{rate:g}", f"{label}, rate {rate:g}"
+    numbers = {
+        "steps": START.steps * START.completions_per_step // completions,
+        "prompts_per_step": completions // START.group_size,
+        "micro_batch": completions,
+        "learning_rate": rate,
+    }
+    return Arm(name, label, profile=numbers)
+
+
 def _rank(rank: int) -> Arm:
     return Arm(f"rank_{rank}", f"LoRA rank {rank}", profile={"lora_rank": rank, "lora_alpha": 2 * rank})
 
@@ -114,19 +128,25 @@ def _full(rate: float) -> Arm:
     return Arm(f"full_{rate:g}", f"full weights, rate {rate:g}", profile={"learning_rate": rate}, full_weights=True)
 
 
+def _temperature(value: float) -> Arm:
+    return Arm(f"temperature_{value:g}", f"temperature {value:g}", profile={"temperature": value})
+
+
 TWICE = {"num_iterations": 2, "loss_type": "grpo"}
 SEQUENCE = TWICE | {"importance_sampling_level": "sequence"}
-SMALL_PASSES = {"micro_batch": 16}
+SMALL_PASSES = {"micro_batch": 8}
 
 ARMS = {
     arm.name: arm
     for arm in (
         Arm("default", "default"),
         *map(_group, (2, 4, 16)),
+        *map(_step, (8, 16, 64)),
+        _step(8, START.learning_rate / 2),
         Arm("loss_grpo", "grpo (mean per completion)", settings={"loss_type": "grpo"}),
         Arm("loss_dr_grpo", "dr_grpo (fixed length)", settings={"loss_type": "dr_grpo"}),
-        Arm("loss_bnpo", "bnpo, 4 passes of 16", profile=SMALL_PASSES, settings={"loss_type": "bnpo"}),
-        Arm("small_passes", "dapo, 4 passes of 16", profile=SMALL_PASSES),
+        Arm("loss_bnpo", "bnpo, 4 passes of 8", profile=SMALL_PASSES, settings={"loss_type": "bnpo"}),
+        Arm("small_passes", "dapo, 4 passes of 8", profile=SMALL_PASSES),
         Arm("twice", "each batch used twice", settings=TWICE),
         Arm("gspo", "GSPO, clip 0.2", settings=SEQUENCE),
         Arm("gspo_narrow", "GSPO, clip 0.0003/0.0004", settings=SEQUENCE | {"epsilon": 3e-4, "epsilon_high": 4e-4}),
@@ -141,11 +161,10 @@ ARMS = {
         Arm("proximity", "proximity + 0.2 format", rewards={proximity_reward: 1.0, format_reward: 0.2}),
         Arm("cap_24", "cap of 24 tokens", profile={"max_completion_tokens": 24}),
         Arm("cap_40", "cap of 40 tokens", profile={"max_completion_tokens": 40}),
-        *map(_rate, (7.5e-4, 1.5e-3, 6e-3, 1.2e-2)),
+        *map(_rate, (5e-4, 1e-3, 4e-3, 8e-3)),
         *map(_rank, (4, 64)),
-        *map(_full, (5e-4, 1.5e-3)),
-        Arm("temperature_0.7", "temperature 0.7", profile={"temperature": 0.7}),
-        Arm("temperature_1.3", "temperature 1.3", profile={"temperature": 1.3}),
+        *map(_full, (3e-4, 1e-3)),
+        *map(_temperature, (0.5, 0.7, 1.3)),
         Arm("easy_first", "easy questions first", choose=easy_first),
         Arm("hard_first", "hard questions first", choose=hard_first),
         Arm("with_spread", "no dead groups at the start", choose=with_spread),
@@ -163,9 +182,16 @@ EXPERIMENTS = {
             also="dead",
         ),
         Experiment(
+            "step_size",
+            f"Many small steps or few large ones, of {START.steps * START.completions_per_step} completions in all "
+            f"(default: {START.completions_per_step} a step)?",
+            "default",
+            ("step_8", "step_8_lr_0.001", "step_16", "step_64"),
+        ),
+        Experiment(
             # In one pass a step, as the default makes it, bnpo is dapo; in four, dapo only rounds differently.
             "loss_type",
-            "How is the loss averaged over tokens (default: dapo, one pass of 64)?",
+            "How is the loss averaged over tokens (default: dapo, one pass of 32)?",
             "default",
             ("loss_grpo", "loss_dr_grpo", "loss_bnpo", "small_passes"),
             also="tokens",
@@ -202,19 +228,19 @@ EXPERIMENTS = {
             "learning_rate",
             f"Which learning rate (default: {START.learning_rate:g})?",
             "default",
-            ("lr_0.00075", "lr_0.0015", "lr_0.006", "lr_0.012"),
+            ("lr_0.0005", "lr_0.001", "lr_0.004", "lr_0.008"),
         ),
         Experiment(
             "weights",
             f"Which rank of LoRA, or all weights (default: rank {START.lora_rank})?",
             "default",
-            ("rank_4", "rank_64", "full_0.0005", "full_0.0015"),
+            ("rank_4", "rank_64", "full_0.0003", "full_0.001"),
         ),
         Experiment(
             "temperature",
             "At which temperature are completions sampled (default: 1)?",
             "default",
-            ("temperature_0.7", "temperature_1.3"),
+            ("temperature_0.5", "temperature_0.7", "temperature_1.3"),
             also="dead",
         ),
         Experiment(

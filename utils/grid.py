@@ -43,12 +43,12 @@ from utils.rewards import RewardFunction, correctness_reward, format_reward, str
 Choice = Callable[[list[Question], int, Policy], list[Question]]
 
 START = get_profile("tiny").replace(  # spelled out: the rows stay comparable when the profile's own numbers move
-    steps=16,
-    prompts_per_step=8,
+    steps=20,
+    prompts_per_step=4,
     group_size=8,
-    micro_batch=64,
-    learning_rate=3e-3,
-    warmup_steps=2,
+    micro_batch=32,
+    learning_rate=2e-3,
+    warmup_steps=0,
     max_grad_norm=1.0,
     max_completion_tokens=96,
     lora_rank=16,

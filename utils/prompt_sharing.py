@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from utils.decoding import decode, suits
 
@@ -34,6 +33,9 @@ def share_prompts(model: Any) -> None:
         return _forward(forward, inputs["input_ids"], inputs["attention_mask"], inputs["logits_to_keep"] - 1)
 
     model.generate, model.forward = generate, shared_forward
+
+
+PROMPT, PADDING = -1, -2  # beside the numbers of the completions: whose a token is
 
 
 def _distinct(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,15 +63,35 @@ def _generate(model: Any, input_ids: Tensor, attention_mask: Tensor, how: Any) -
 def _forward(forward: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, kept: int) -> Any:
     """The logits of the last `kept` tokens and of the one before them, (B, kept + 1, vocabulary), with gradients.
 
-    The P distinct prompts are read first; then the completions go on from their keys and values, through which the
-    gradient flows back into the prompts.
+    Each of the P distinct prompts makes one row, and its completions stand behind it, end to end and without padding. A
+    completion's token attends to the prompt and to its own completion up to itself, and its position counts from the
+    prompt on. Logits after the end of a completion are those of some other token.
     """
     end = input_ids.shape[1] - kept
-    ids, mask, which = _distinct(input_ids[:, :end], attention_mask[:, :end])
-    prompts = forward(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
-    cache = DynamicCache()
-    for i, layer in enumerate(prompts.past_key_values.layers):
-        cache.update(layer.keys.index_select(0, which), layer.values.index_select(0, which), i)
-    output = forward(input_ids=input_ids[:, end:], attention_mask=attention_mask, past_key_values=cache, use_cache=True)
-    output.logits = torch.cat([prompts.logits.index_select(0, which), output.logits], 1)
+    prompts, mask, which = _distinct(input_ids[:, :end], attention_mask[:, :end])
+    there = attention_mask[:, end:].bool()
+    lengths, same = there.sum(1), which[:, None] == which
+    start = end + (same.tril(-1) * lengths).sum(1)  # behind the completions that come earlier in the row
+    width = end + int((same * lengths).sum(1).max())
+    row, column = which[:, None].expand_as(there), start[:, None] + torch.arange(kept)
+
+    def packed(of_prompts: Tensor, of_completions: Tensor) -> Tensor:
+        tokens = prompts.new_full((len(prompts), width), PADDING)
+        tokens[:, :end] = of_prompts
+        tokens[row[there], column[there]] = of_completions.expand_as(there)[there]
+        return tokens
+
+    ids = packed(prompts, input_ids[:, end:]).clamp(min=0)
+    position = packed(torch.arange(end), end + torch.arange(kept))
+    owner = packed(torch.where(mask.bool(), PROMPT, PADDING), torch.arange(len(which))[:, None])
+    seen = ((owner[:, None] == PROMPT) | (owner[:, None] == owner[:, :, None])).tril()
+    output = forward(
+        input_ids=ids,
+        attention_mask=seen[:, None],
+        position_ids=position,
+        logits_to_keep=width - end + 1,
+        use_cache=False,
+    )
+    first, rest = output.logits[which, :1], output.logits[row, (column - end + 1).clamp(max=width - end)]
+    output.logits = torch.cat([first, rest], 1)
     return output

@@ -128,9 +128,14 @@ def publish() -> None:
     (FIGURES / "before_after.png").write_bytes(plots.png(card))
     history = read_jsonl(RUNS / "seed-0" / "log.jsonl")
     (FIGURES / "learning_curves.png").write_bytes(plots.png(plots.learning_curves(history)))
-    before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    write_text(README, f"{before}{MARKERS[0]}\n{results_table(summaries)}\n{MARKERS[1]}{after}")
+    fill_readme(MARKERS, results_table(summaries))
+
+
+def fill_readme(markers: tuple[str, str], text: str) -> None:
+    """Replace what stands between two marks in the README."""
+    before, rest = README.read_text(encoding="utf-8").split(markers[0])
+    after = rest.split(markers[1])[1]
+    write_text(README, f"{before}{markers[0]}\n{text}\n{markers[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,209 @@
+"""Where a training step on the tiny model spends its time, with stock calls and with shared prompts.
+
+    python -m tests.benchmarks.profile_step        # about 2 minutes on two quiet cores
+
+Two trainers of the same numbers take turns: one as `build_trainer` makes it ("after"), one whose model has its own
+`generate` and `forward` back ("before"). Their learning rate is 0, so that both stay with the base model's
+completions. Parts are timed around TRL's own methods; what is left of a step, from the end of the one before, is "TRL
+and data". Medians of STEPS steps are written to assets/runs/step_profile.csv and drawn in
+assets/figures/step_profile.png, and beside them two floors, which no change of the calls can go below:
+
+    arithmetic    The multiplications a step cannot do without, over the rate at which this machine multiplies two
+                  MATRIX x MATRIX matrices, measured here: a distinct prompt is read once in the rollout and once in
+                  the loss, a completion token likewise, and the gradient passes through all of them once, since the
+                  weights under the adapter get none. Adapters themselves (rank 16) are left out, and so are norms.
+    framework     A step of the same completions with a model of one block, eight numbers wide, and one token each.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from tests.benchmarks.speed import QUESTIONS, random_policy
+from tests.benchmarks.stock import write_csv
+from utils.experiment_plots import PURPLE, SKY
+from utils.files import write_bytes
+from utils.plots import BLUE, GREEN, GREY, ORANGE, png
+from utils.policy import load_policy
+from utils.profiles import ROOT, get_profile
+from utils.record import machine
+from utils.training import build_trainer
+
+STEPS, MATRIX = 12, 1_024
+REST = "TRL and data"
+PARTS = {
+    "rollout": BLUE,
+    "scoring": PURPLE,
+    "log-probs forward": ORANGE,
+    "backward": SKY,
+    "optimizer": GREEN,
+    REST: GREY,
+}
+
+
+class StepClock(TrainerCallback):
+    """Seconds of each part of each step; the first of them warms up."""
+
+    def __init__(self, trainer: Any):
+        self.spent: Counter[str] = Counter()
+        self.steps: list[dict[str, float]] = []
+        self._around(trainer, "_generate", "rollout")
+        self._around(trainer, "_calculate_rewards", "scoring")
+        self._around(trainer, "_get_per_token_logps_and_entropies", "log-probs forward")
+        self._around(trainer.accelerator, "backward", "backward")
+        self._around(trainer.accelerator, "clip_grad_norm_", "optimizer")
+        self.trainer = trainer
+
+    def _around(self, thing: Any, name: str, part: str) -> None:
+        function: Callable[..., Any] = getattr(thing, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spent[part] += time.perf_counter() - start
+
+        setattr(thing, name, timed)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._around(self.trainer.optimizer, "step", "optimizer")
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        spent = {part: self.spent[part] for part in PARTS if part != REST}
+        self.steps.append(spent | {REST: now - self.started - sum(spent.values())})
+        self.spent.clear()
+        self.started = now
+
+
+def profiled(policy: Any, shared: bool, steps: int, folder: str, seed: int = 0) -> tuple[StepClock, Any]:
+    """The clock of a short run, and its trainer."""
+    policy.profile = policy.profile.replace(steps=steps)
+    settings = {"learning_rate": 0.0, "save_strategy": "no"}
+    trainer = build_trainer(policy, QUESTIONS, Path(folder), seed, settings=settings)
+    if not shared:
+        del trainer.model.generate, trainer.model.forward
+    clock = StepClock(trainer)
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock, trainer
+
+
+def matmul_rate() -> float:
+    """Multiplications and additions per second of float32 matrices, the median of 15 products."""
+    a, b = torch.rand(2, MATRIX, MATRIX)
+    times = []
+    for _ in range(15):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * MATRIX**3 / statistics.median(times)
+
+
+def step_flops(model: Any, prompts: list[int], completions: list[list[int]]) -> float:
+    """Operations a step cannot do without.
+
+    Args:
+        prompts: tokens of each distinct prompt.
+        completions: tokens of each of their completions.
+    """
+    config = model.config
+    weights = sum(p.numel() for name, p in model.named_parameters() if "layers" in name and "lora_" not in name)
+    attention = 2 * 2 * config.num_hidden_layers * config.hidden_size  # scores and sums, for each token looked at
+    head = 2 * config.vocab_size * config.hidden_size
+    forward = 0.0
+    for prompt, group in zip(prompts, completions, strict=True):
+        forward += 2 * weights * prompt + attention * prompt**2 / 2 + head
+        forward += sum(2 * weights * n + attention * (prompt * n + n**2 / 2) + head * n for n in group)
+    return 3 * forward  # the rollout, the loss, and its gradient
+
+
+def arithmetic_floor(trainer: Any) -> tuple[float, float]:
+    """Seconds for the operations of one batch, and the rate they were divided by."""
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    prompts = batch["prompt_mask"].sum(1).tolist()
+    lengths = batch["completion_mask"].sum(1).tolist()
+    size, rate = trainer.num_generations, matmul_rate()
+    groups = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+    return step_flops(trainer.model, prompts[::size], groups) / rate, rate
+
+
+def framework_floor() -> float:
+    """Seconds of a step with next to no model."""
+    profile = get_profile("tiny").replace(max_completion_tokens=1)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "max_window_layers": 1}
+    policy = random_policy(profile, **shape, layer_types=["full_attention"])
+    with tempfile.TemporaryDirectory() as folder:
+        clock, _ = profiled(policy, True, STEPS, folder)
+    return statistics.median(sum(step.values()) for step in clock.steps[1:])
+
+
+def figure_of(bars: dict[str, dict[str, float]], floors: dict[str, float]) -> Figure:
+    """The parts of a step before and after as stacked bars, with the floors under them."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, parts in enumerate(bars.values()):
+        left = 0.0
+        for part, colour in PARTS.items():
+            axes.barh(place, parts[part], left=left, color=colour, label=part if place == 0 else None)
+            left += parts[part]
+        axes.text(left, place, f" {left:.2f} s", va="center", fontsize=9)
+    for place, seconds in enumerate(floors.values(), len(bars)):
+        axes.barh(place, seconds, color="white", edgecolor=GREY, hatch="///")
+        axes.text(seconds, place, f" {seconds:.3f} s", va="center", fontsize=9)
+    axes.set_yticks(range(len(bars) + len(floors)), [*bars, *(f"floor: {name}" for name in floors)])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("seconds per training step, medians")
+    axes.set_title("where a step on the tiny model spends its time", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def main() -> None:
+    logging.set_verbosity_error()
+    clocks: dict[str, list[StepClock]] = {"before": [], "after": []}
+    for seed in range(3):  # in turns, so that other work on the machine meets both
+        for name, found in clocks.items():
+            policy = load_policy(get_profile("tiny"))
+            with tempfile.TemporaryDirectory() as folder:
+                clock, trainer = profiled(policy, name == "after", STEPS // 3 + 1, folder, seed)
+            found.append(clock)
+    bars = {}
+    for name, found in clocks.items():
+        steps = [step for clock in found for step in clock.steps[1:]]
+        bars[name] = {part: statistics.median(step[part] for step in steps) for part in PARTS}
+    arithmetic, rate = arithmetic_floor(trainer)
+    floors = {"arithmetic": arithmetic, "framework": framework_floor()}
+    rows = [
+        {"step": name, "part": part, "seconds": round(seconds, 4)}
+        for name, parts in (bars | {f"floor: {floor}": {"all": seconds} for floor, seconds in floors.items()}).items()
+        for part, seconds in parts.items()
+    ]
+    write_csv(ROOT / "assets" / "runs" / "step_profile.csv", rows)
+    write_bytes(ROOT / "assets" / "figures" / "step_profile.png", png(figure_of(bars, floors)))
+    print(f"{machine()}, {torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s")
+    print(f"{'':<20}" + "".join(f"{name:>10}" for name in bars))
+    for part in PARTS:
+        print(f"{part:<20}" + "".join(f"{parts[part]:>9.3f}s" for parts in bars.values()))
+    print(f"{'a step':<20}" + "".join(f"{sum(parts.values()):>9.3f}s" for parts in bars.values()))
+    for name, seconds in floors.items():
+        print(f"{'floor: ' + name:<30}{seconds:>9.3f}s")
+
+
+if __name__ == "__main__":
+    main()
