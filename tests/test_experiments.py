@@ -14,6 +14,7 @@ from utils.findings import Interval, agreement, differences, interval, page, pai
 from utils.grid import CURVE_COLUMNS, RUN_COLUMNS, Arm, fingerprint, missing, read_curves, read_runs, run_grid
 from utils.plots import png
 from utils.policy import load_policy
+from utils.profiles import get_profile
 from utils.rewards import correctness_reward
 
 TWO = [Arm("a", "first"), Arm("b", "second", settings={"scale_rewards": "none"})]
@@ -320,7 +321,8 @@ def test_findings_are_worded_by_the_numbers():
     assert (
         "untrained it is 40.0%" in text
         and "The default: steps 16." in text
-        and "Of 2 intervals 1 leave out 0; about 0.1 would" in text
+        and "Of 2 intervals 1 leave out 0, and 0 under the lenient reading, which forgives the layout; about 0.1"
+        in text
     )
     worse = page(QUESTION, NAMES, rows_with(default=start, b=[a - 0.1 for a in start]), FACTS)
     assert "arm b -10.0" in worse and "worse" in worse
@@ -372,3 +374,45 @@ def test_the_command_runs_stores_and_writes_findings(calls, tmp_path, capsys, mo
     assert "6 runs, 0 of them done already" in said and "FINDINGS.md" in said
     assert "KL 0.001 +0.0 [+0.0, +0.0] no difference seen" in (tmp_path / "FINDINGS.md").read_text()
     assert LABELS["kl_0.04"] == "KL 0.04"
+
+
+# ------------------------------------------------------------------------------------- the recorded rows
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return experiments.stored()
+
+
+def test_every_question_was_asked_with_five_seeds_of_todays_arms(recorded):
+    seen = {(row["arm"], row["seed"]) for row in recorded}
+    assert seen >= {(arm, seed) for arm in ARMS for seed in range(experiments.SEEDS)}
+
+
+def test_the_page_is_what_the_rows_say(recorded):
+    folder = experiments.REFERENCE_RUNS
+    facts = grid.read_provenance(folder)
+    text = page(list(EXPERIMENTS.values()), LABELS, recorded, facts, experiments.CONCLUSIONS)
+    assert (folder.parent / "FINDINGS.md").read_text(encoding="utf-8") == text
+
+
+def test_the_conclusions_still_hold(recorded):
+    def word(arm):
+        return verdict(paired(recorded, arm, "default"))
+
+    assert {arm: word(arm) for arm in ("cap_24", "lr_0.008", "format_only")} == dict.fromkeys(
+        ("cap_24", "lr_0.008", "format_only"), "worse"
+    )
+    assert {word(arm) for arm in ("kl_0.001", "kl_0.04", "loss_dr_grpo", "loss_bnpo")} == {"no difference seen"}
+    assert word("format_0.5") == word("temperature_0.5") == "better"
+    of_profiles = [arm.name for arm in ARMS.values() if not arm.settings and arm.rewards == grid.START_REWARDS]
+    alone = [arm for arm in of_profiles if not arm.startswith("t0.") and arm != "default"]
+    assert [arm for arm in alone if word(arm) == "better"] == ["temperature_0.5"]
+
+
+def test_tiny_is_the_default_with_what_was_better():
+    chosen, tiny = grid.START.replace(**ARMS["temperature_0.5"].profile), get_profile("tiny")
+    left = {f.name for f in dataclasses.fields(tiny) if getattr(tiny, f.name) != getattr(chosen, f.name)} - {
+        "save_every"
+    }
+    assert left == {"steps"} and tiny.steps > chosen.steps

@@ -16,6 +16,7 @@ NAMES = [
     "03_grpo_from_scratch",
     "04_grpo_training",
     "05_evaluation",
+    "06_experiments",
 ]
 FORBIDDEN = {
     "machine path": re.compile(r"/(root|home|tmp|work|Users)/[\w.]"),

@@ -24,6 +24,7 @@ FOLDER = ROOT / "assets" / "bank"
 ADAPTER = ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"
 QUESTIONS = 160  # of the validation split; two policies and groups of 8 make 2,560 completions
 SEED = 0
+TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def columns(questions: Sequence[str], golds: Sequence[str]) -> dict[str, list[An
 
 
 def collect(policy: Any, questions: Sequence[Question], name: str) -> list[Group]:
-    """Sample one group for each question, as training would: the profile's temperature, group size and cap.
+    """Sample one group for each question, of the profile's size and cap, at temperature 1: all that the model may say.
 
     Args:
         policy: from `load_policy`.
@@ -83,7 +84,7 @@ def collect(policy: Any, questions: Sequence[Question], name: str) -> list[Group
     from utils.evaluation import generate
 
     profile = policy.profile
-    sampled = generate(policy, questions, temperature=profile.temperature, n=profile.group_size)
+    sampled = generate(policy, questions, temperature=TEMPERATURE, n=profile.group_size)
     return [
         Group(name, q.question, q.gold, tuple(s.text for s in group), tuple(s.tokens for s in group))
         for q, group in zip(questions, sampled, strict=True)
@@ -130,7 +131,7 @@ def main() -> None:
         "trained": ADAPTER.relative_to(ROOT).as_posix(),
         "questions": f"the first {QUESTIONS} of the tiny validation split, the same for both",
         "group_size": profile.group_size,
-        "temperature": profile.temperature,
+        "temperature": TEMPERATURE,
         "max_completion_tokens": profile.max_completion_tokens,
         "seed": SEED,
         "versions": versions(),

@@ -25,7 +25,7 @@ WINDOW = 20  # steps looked at together: single steps of a healthy run scatter t
 COLLAPSE = 0.5  # of the best window's reward lost, and by 3 standard deviations of its steps (healthy: 0.03)
 SHRUNK, GROWN = 0.4, 2.5  # times the length of the first window (healthy: 1.0 to 1.3)
 CUT_OFF = 0.25  # share cut off at the cap; a cut answer earns nothing, however right (healthy: 0)
-DEAD = 0.5  # share of dead groups: then most of the sampling teaches nothing (healthy: up to 0.46)
+DEAD = 0.85  # share of dead groups: then nearly all of the sampling teaches nothing (healthy: up to 0.71)
 SHARES = (
     ("cut off at the cap", "completions/clipped_ratio", CUT_OFF, "Raise max_completion_tokens; `probe` tells to what."),
     (

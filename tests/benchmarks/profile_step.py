@@ -189,14 +189,15 @@ def main() -> None:
         bars[name] = {part: statistics.median(step[part] for step in steps) for part in PARTS}
     arithmetic, rate = arithmetic_floor(trainer)
     floors = {"arithmetic": arithmetic, "framework": framework_floor()}
-    rows = [
+    where = f"{machine()}, {torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s"
+    rows = [{"step": "machine", "part": where, "seconds": ""}] + [
         {"step": name, "part": part, "seconds": round(seconds, 4)}
         for name, parts in (bars | {f"floor: {floor}": {"all": seconds} for floor, seconds in floors.items()}).items()
         for part, seconds in parts.items()
     ]
     write_csv(ROOT / "assets" / "runs" / "step_profile.csv", rows)
     write_bytes(ROOT / "assets" / "figures" / "step_profile.png", png(figure_of(bars, floors)))
-    print(f"{machine()}, {torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s")
+    print(where)
     print(f"{'':<20}" + "".join(f"{name:>10}" for name in bars))
     for part in PARTS:
         print(f"{part:<20}" + "".join(f"{parts[part]:>9.3f}s" for parts in bars.values()))
