@@ -71,7 +71,15 @@ START_REWARDS: dict[RewardFunction, float] = {correctness_reward: 1.0, format_re
 NOT_LEARNT = ("name", "unsloth", "save_every", "eval_batch", "train_minutes", "max_prompt_tokens", "context_tokens")
 HELD_OUT = 500  # validation questions, the same for every run
 CURVE_EVERY = 2  # optimizer steps
-START_NUMBERS = ("steps", "prompts_per_step", "group_size", "learning_rate", "lora_rank", "max_completion_tokens")
+START_NUMBERS = (
+    "steps",
+    "prompts_per_step",
+    "group_size",
+    "learning_rate",
+    "temperature",
+    "lora_rank",
+    "max_completion_tokens",
+)
 
 RUN_COLUMNS = {
     "arm": str,
