@@ -69,9 +69,9 @@ def test_the_best_rate_is_that_of_the_search(kind):
 # ------------------------------------------------------------------------------------------------ clocks
 
 
-def test_a_pause_comes_whenever_the_clock_has_gone_on_by_an_eighth():
+def test_a_pause_comes_whenever_the_clock_has_gone_on_by_a_fifth():
     due = speed.Pauses()
-    assert [t for t in (0.5, 0.9, 1.0, 1.1, 1.13, 1.2, 1.3, 4.0, 4.4, 4.6) if due(0, t)] == [1.0, 1.13, 1.3, 4.0, 4.6]
+    assert [t for t in (0.5, 0.9, 1.0, 1.1, 1.21, 1.3, 1.46, 4.0, 4.7, 4.9) if due(0, t)] == [1.0, 1.21, 1.46, 4.0, 4.9]
 
 
 def test_the_clock_stands_still_while_it_evaluates(monkeypatch):

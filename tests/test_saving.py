@@ -127,7 +127,10 @@ def test_gguf_without_unsloth_says_what_to_do(saved, tmp_path):
 
 def test_the_card_holds_what_was_measured():
     card = model_card(SUMMARY)
-    for fact in ("58.8% [56.1, 61.4]", "89.2% [87.4, 90.7]", "418 fixed, 17 broken", "p < 1e-6", "1,319", "| 70, 0 |"):
+    trained, flips, steps = SUMMARY["trained"]["strict"], SUMMARY["flips"], SUMMARY["train_steps"]
+    after = f"{100 * trained['rate']:.1f}% [{100 * trained['low']:.1f}, {100 * trained['high']:.1f}]"
+    changed = f"{flips['fixed']} fixed, {flips['broken']} broken"
+    for fact in ("58.8% [56.1, 61.4]", after, changed, "p < 1e-6", "1,319", f"| {steps}, 0 |"):
         assert fact in card
     assert f"trl {SUMMARY['versions']['trl']}" in card and "teaching model" in card and "MIT" in card
     assert card.count("not measured") == 1, "only what exports do"

@@ -20,7 +20,7 @@ from utils.profiles import get_profile
 from utils.rewards import RewardFunction, strict_metric
 from utils.training import build_trainer, run_training, training_questions
 
-PROFILE = get_profile("tiny").replace(steps=20, save_every=1_000)
+PROFILE = get_profile("tiny").replace(steps=20, prompts_per_step=4, micro_batch=32, save_every=1_000)
 HELD_OUT = 200  # the last questions of the validation split; the bank holds its first
 
 
