@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.decoding
 
-Rollouts: 8 prompts x 8 completions at temperature 1, as one training step of the profile tiny samples them.
+Rollouts: the completions of one training step of the profile tiny, at temperature 1.
 Evaluation: greedy answers to the whole test split, base and recorded adapter. Medians over REPEATS and their range.
 """
 
