@@ -354,7 +354,9 @@ def test_time_of_tiny_comes_from_its_records():
     runs = [json.loads(p.read_text()) for p in (ROOT / "assets" / "runs" / "tiny").glob("*/training.json")]
     seconds, source = preflight.estimate_seconds(TINY)
     assert seconds == pytest.approx(fmean(r["seconds"] for r in runs)) and "3 recorded runs" in source
-    half, _ = preflight.estimate_seconds(TINY.replace(prompts_per_step=4, micro_batch=32))
+    half, _ = preflight.estimate_seconds(
+        TINY.replace(prompts_per_step=TINY.prompts_per_step // 2, micro_batch=TINY.micro_batch // 2)
+    )
     assert half == pytest.approx(seconds / 2)
 
 
