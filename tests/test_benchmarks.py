@@ -22,12 +22,7 @@ SET_BY_THE_TRAINER = {"gradient_checkpointing_kwargs"}
 THE_SAME_AS_OURS = {"num_generations", "max_completion_length", "reward_weights"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows_of(name):

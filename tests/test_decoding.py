@@ -20,13 +20,7 @@ ADAPTER = ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"
 END = 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A model this small gains nothing from a second thread, and loses much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

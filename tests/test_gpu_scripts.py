@@ -22,12 +22,7 @@ QUESTIONS = load_questions("tiny", "train")[:8]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: tests/gpu/test_gpu.py runs instead")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,7 @@ QWEN_05B = LAPTOP.model
 T4_BYTES = int(14.74 * GIB)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def peak_bytes(function):
