@@ -16,7 +16,8 @@ TINY = PROFILES["tiny"]
         ({"dtype": "int8"}, "float32, float16 or bfloat16"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"temperature": 0.0}, "must be positive"),
-        ({"beta": -1.0}, "must not be negative"),
+        ({"lr_power": -1.0}, "1 falls evenly"),
+        ({"beta": -1.0}, "beta must not be negative"),
     ],
 )
 def test_a_combination_that_cannot_run_is_refused(change, mend):

@@ -90,6 +90,18 @@ def test_log_and_rollouts_have_one_line_a_step_and_agree(straight):
     assert recorded == pytest.approx(last_advantages, abs=1e-3), "the recorder should show what TRL used"
 
 
+def test_the_learning_rate_falls_with_the_power_of_the_profile(straight, tmp_path):
+    def rates(history):
+        return [line["learning_rate"] for line in history]
+
+    left = [1 - step / 6 for step in range(6)]
+    assert SMALL.lr_power == 2 and rates(straight[1].history) == pytest.approx(
+        [SMALL.learning_rate * share**2 for share in left]
+    )
+    evenly = run_training(trainer_for(tmp_path, lr_power=1.0))
+    assert rates(evenly.history) == pytest.approx([SMALL.learning_rate * share for share in left])
+
+
 def test_resume_is_bit_exact(straight, tmp_path):
     assert run_training(trainer_for(tmp_path, [CtrlC(1)])).steps < 6
     result = run_training(trainer_for(tmp_path), resume=True)
@@ -154,8 +166,8 @@ def test_a_run_of_a_moved_clone_goes_on(copy):
 
 
 def test_a_mirror_of_another_run_is_refused_before_anything_is_copied(copy, tmp_path):
-    with pytest.raises(ValueError, match="copy was trained with learning_rate = 0.0015, now it is 0.002"):
-        run_training(trainer_for(tmp_path / "new", learning_rate=2e-3), resume=True, mirror=copy)
+    with pytest.raises(ValueError, match="copy was trained with learning_rate = 0.002, now it is 0.003"):
+        run_training(trainer_for(tmp_path / "new", learning_rate=3e-3), resume=True, mirror=copy)
     with pytest.raises(FileExistsError, match="copy holds an earlier run"):
         run_training(trainer_for(tmp_path / "new"), mirror=copy)
     with pytest.raises(FileNotFoundError, match="mount the Drive first"):
@@ -177,7 +189,12 @@ def test_an_existing_run_is_not_overwritten(copy):
 
 @pytest.mark.parametrize(
     "changes, named",
-    [({"learning_rate": 2e-3}, "learning_rate"), ({"lora_rank": 8}, "lora_rank"), ({"beta": 0.1}, "beta")],
+    [
+        ({"learning_rate": 3e-3}, "learning_rate"),
+        ({"lr_power": 1.0}, "lr_scheduler_kwargs"),
+        ({"lora_rank": 8}, "lora_rank"),
+        ({"beta": 0.1}, "beta"),
+    ],
 )
 def test_other_settings_are_refused_on_resume(copy, changes, named):
     with pytest.raises(ValueError, match=f"was trained with {named}"):

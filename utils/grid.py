@@ -49,6 +49,7 @@ START = get_profile("tiny").replace(  # spelled out: the rows stay comparable wh
     micro_batch=32,
     learning_rate=2e-3,
     warmup_steps=0,
+    lr_power=1.0,
     max_grad_norm=1.0,
     max_completion_tokens=96,
     lora_rank=16,

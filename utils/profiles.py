@@ -40,6 +40,7 @@ class Profile:
     lora_alpha: int = 32
     max_grad_norm: float = 0.1
     warmup_steps: int = 5
+    lr_power: float = 1.0  # after the warm-up the learning rate falls as (share of the steps left) ** lr_power
     beta: float = 0.0  # weight of the KL term; 0 trains without a reference model
     temperature: float = 1.0  # of sampling in training; evaluation is greedy
     save_every: int = 25  # optimizer steps between checkpoints
@@ -81,6 +82,8 @@ class Profile:
             )
         if self.dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"profile {self.name}: dtype must be float32, float16 or bfloat16, got {self.dtype!r}")
+        if self.lr_power < 0:
+            raise ValueError(f"profile {self.name}: lr_power must not be negative, got {self.lr_power}; 1 falls evenly")
         if self.beta < 0:
             raise ValueError(f"profile {self.name}: beta must not be negative, got {self.beta}")
         if self.temperature <= 0:
@@ -121,17 +124,19 @@ PROFILES = {
             str(ROOT / "assets" / "tiny_model"),
             "tiny",
             "float32",
-            steps=80,
-            prompts_per_step=4,
+            steps=160,
+            prompts_per_step=2,
             group_size=8,
-            micro_batch=32,
-            learning_rate=1.5e-3,
+            micro_batch=16,
+            learning_rate=2e-3,
             max_prompt_tokens=1024,
             max_completion_tokens=96,
             context_tokens=2048,
             max_grad_norm=1.0,
             warmup_steps=0,
+            lr_power=2.0,
             temperature=0.7,
+            save_every=40,
             eval_batch=256,
         ),
         Profile(

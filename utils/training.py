@@ -58,6 +58,7 @@ SAME_ON_RESUME = (
     "temperature",
     "max_completion_length",
     "learning_rate",
+    "lr_scheduler_kwargs",
     "warmup_steps",
     "max_grad_norm",
     "per_device_train_batch_size",
@@ -86,6 +87,7 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
     """Every field of `GRPOConfig` that decides what is learnt, spelled out, so that no engine's default differs."""
     on_gpu = torch.cuda.is_available()
     accumulation = profile.completions_per_step // profile.micro_batch
+    evenly = profile.lr_power == 1
     algorithm = dict(
         loss_type="dapo",  # token-level mean over the whole step
         num_generations=profile.group_size,
@@ -103,7 +105,8 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
         repetition_penalty=1.0,
         max_completion_length=profile.max_completion_tokens,
         learning_rate=profile.learning_rate,
-        lr_scheduler_type="linear",  # after the warm-up it falls to zero over max_steps
+        lr_scheduler_type="linear" if evenly else "polynomial",  # after the warm-up it falls to zero over max_steps
+        lr_scheduler_kwargs={} if evenly else {"power": profile.lr_power, "lr_end": 0.0},
         warmup_steps=profile.warmup_steps,
         weight_decay=0.0,
         adam_beta1=0.9,
