@@ -39,7 +39,7 @@ DAMAGE = {
     "completions shrank": ({"completions/mean_length": lambda v: 0.2 * v}, None),
     "completions explode": ({"completions/mean_length": lambda v: 3 * v}, None),
     "cut off at the cap": ({"completions/clipped_ratio": lambda v: 0.4}, None),
-    "dead groups": ({"frac_reward_zero_std": lambda v: 0.9}, None),
+    "dead groups": ({"frac_reward_zero_std": lambda v: 0.95}, None),
     "loss is not finite": ({"loss": lambda v: math.nan}, 41),
     "gradient is not finite": ({"grad_norm": lambda v: math.inf}, 41),
 }

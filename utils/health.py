@@ -22,10 +22,10 @@ from utils.rewards import REWARDS, RewardFunction
 
 # The three recorded runs of assets/runs/tiny are healthy; the nearest that they came is given with each threshold.
 WINDOW = 20  # steps looked at together: single steps of a healthy run scatter too much to judge by
-COLLAPSE = 0.5  # of the best window's reward lost, and by 3 standard deviations of its steps (healthy: 0.11)
+COLLAPSE = 0.5  # of the best window's reward lost, and by 3 standard deviations of its steps (healthy: 0.19)
 SHRUNK, GROWN = 0.4, 2.5  # times the length of the first window (healthy: 1.0 to 1.3)
 CUT_OFF = 0.25  # share cut off at the cap; a cut answer earns nothing, however right (healthy: 0)
-DEAD = 0.85  # share of dead groups: then nearly all of the sampling teaches nothing (healthy: up to 0.68)
+DEAD = 0.9  # share of dead groups: then nearly all of the sampling teaches nothing (healthy: up to 0.75)
 SHARES = (
     ("cut off at the cap", "completions/clipped_ratio", CUT_OFF, "Raise max_completion_tokens; `probe` tells to what."),
     (

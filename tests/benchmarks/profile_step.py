@@ -91,7 +91,7 @@ class StepClock(TrainerCallback):
 
 def profiled(policy: Any, shared: bool, steps: int, folder: str, seed: int = 0) -> tuple[StepClock, Any]:
     """The clock of a short run, and its trainer."""
-    policy.profile = policy.profile.replace(steps=steps)
+    policy.profile = policy.profile.replace(steps=steps, lr_power=1.0)  # the rate of 0 has no other way to fall
     settings = {"learning_rate": 0.0, "save_strategy": "no"}
     trainer = build_trainer(policy, QUESTIONS, Path(folder), seed, settings=settings)
     if not shared:
