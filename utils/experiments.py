@@ -141,9 +141,10 @@ def _together(temperature: float, completions: int, rate: float) -> Arm:
 
 
 def _long(name: str, label: str, **changes: Any) -> Arm:
-    """A run of the length of the profile tiny: 16 completions a step at temperature 0.7, and a rate that falls early."""
-    arm = _together(0.7, 16, 2e-3).replace(steps=4 * START.steps * START.completions_per_step // 16, lr_power=2.0)
-    return dataclasses.replace(arm.replace(**changes), name=name, label=label)
+    """As long as the profile tiny trains, 16 completions a step at temperature 0.7, with a rate that falls early."""
+    short = _together(0.7, 16, 2e-3)
+    numbers = {"steps": 4 * short.profile["steps"], "lr_power": 2.0} | changes
+    return dataclasses.replace(short.replace(**numbers), name=name, label=label)
 
 
 TWICE = {"num_iterations": 2, "loss_type": "grpo"}
@@ -189,8 +190,11 @@ ARMS = {
         _long(
             "long_32",
             "long, 32 a step, rate 0.0015 falls evenly",
-            **{"steps": 4 * START.steps, "prompts_per_step": 4, "micro_batch": 32},
-            **{"learning_rate": 1.5e-3, "lr_power": 1.0},
+            steps=4 * START.steps,
+            prompts_per_step=4,
+            micro_batch=32,
+            learning_rate=1.5e-3,
+            lr_power=1.0,
         ),
         Arm("easy_first", "easy questions first", choose=easy_first),
         Arm("hard_first", "hard questions first", choose=hard_first),
@@ -292,8 +296,8 @@ EXPERIMENTS = {
         ),
         Experiment(
             "full_length",
-            "Four times the completions, as the profile tiny makes them: 16 a step at temperature 0.7, the rate falling "
-            "from 0.002 with the square of the steps left. Would other numbers be better?",
+            "Four times the completions, as the profile tiny makes them: 16 a step at temperature 0.7, the rate "
+            "falling from 0.002 with the square of the steps left. Would other numbers be better?",
             "long",
             ("long_even", "long_hot", "long_32"),
             also="dead",
@@ -319,8 +323,8 @@ def run(
 
 
 CONCLUSIONS = (  # tests/test_experiments.py asks the recorded rows whether they still hold
-    "The profile `tiny` takes its step of 16, its rate and its temperature from an arm of `together` that was better than "
-    "the default, and makes four times as many completions. At that length neither larger steps nor another "
+    "The profile `tiny` takes its step of 16, its rate and its temperature from an arm of `together` that was better "
+    "than the default, and makes four times as many completions. At that length neither larger steps nor another "
     "temperature nor another fall of the rate was seen to differ, so the early lead decides. The weight of the format "
     "stays at 0.2, although 0.5 was better here: at tiny's full length the layout is complete (README), and a lower "
     "weight keeps being right above looking right.",

@@ -32,9 +32,9 @@ def new_axes(figure: Figure, *where: int, title: str, x: str, y: str) -> Any:
     return axes
 
 
-def smooth(values: Sequence[float], window: int = 9) -> list[float]:
-    """Centred moving average; the window shrinks at both ends."""
-    half = window // 2
+def smooth(values: Sequence[float]) -> list[float]:
+    """Centred moving average over about an eighth of a run, nine steps at least; it shrinks at both ends."""
+    half = max(4, len(values) // 16)
     return [sum(part) / len(part) for part in (values[max(0, i - half) : i + half + 1] for i in range(len(values)))]
 
 
