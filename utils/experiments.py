@@ -185,11 +185,11 @@ ARMS = {
         _together(0.7, 16, 2e-3),
         _together(0.5, 8, 1e-3),
         _long("long", "long, as tiny"),
-        _long("long_even", "long, rate falls evenly", lr_power=1.0),
+        _long("long_even", "long, 0.002 falls evenly", lr_power=1.0),
         _long("long_hot", "long, temperature 1", temperature=1.0),
         _long(
             "long_32",
-            "long, 32 a step, rate 0.0015 falls evenly",
+            "long, 32 a step, 0.0015 falls evenly",
             steps=4 * START.steps,
             prompts_per_step=4,
             micro_batch=32,
