@@ -42,7 +42,7 @@ def test_the_trained_policy_is_right_more_often():
 
 
 def test_a_bank_of_ones_own_is_saved_and_read_back(tmp_path):
-    policy = load_policy(get_profile("tiny").replace(group_size=2, micro_batch=8))
+    policy = load_policy(get_profile("tiny").replace(group_size=2, micro_batch=2))
     groups = collect(policy, load_questions("tiny", "validation")[:3], "mine")
     save_bank(groups, tmp_path, {"command": "a test"})
     first = (tmp_path / "completions.jsonl.gz").read_bytes()

@@ -184,7 +184,7 @@ ARMS = {
         _together(0.5, 16, 2e-3),
         _together(0.7, 16, 2e-3),
         _together(0.5, 8, 1e-3),
-        _long("long", "long, as tiny"),
+        _long("long", "long, 0.002 falls by the square"),
         _long("long_even", "long, 0.002 falls evenly", lr_power=1.0),
         _long("long_hot", "long, temperature 1", temperature=1.0),
         _long(
@@ -296,8 +296,7 @@ EXPERIMENTS = {
         ),
         Experiment(
             "full_length",
-            "Four times the completions, as the profile tiny makes them: 16 a step at temperature 0.7, the rate "
-            "falling from 0.002 with the square of the steps left. Would other numbers be better?",
+            "At the length of the profile tiny, four times as long: another fall of the rate, temperature or step?",
             "long",
             ("long_even", "long_hot", "long_32"),
             also="dead",
