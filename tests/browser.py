@@ -259,7 +259,10 @@ class Notebook:
         handle = self.widget(name).locator(".noUi-handle")
         handle.focus()
         for _ in range(abs(steps)):
+            before = handle.get_attribute("aria-valuenow")
             handle.press("ArrowRight" if steps > 0 else "ArrowLeft")
+            expect(handle).not_to_have_attribute("aria-valuenow", before)
+            self.page.wait_for_timeout(100)  # a press while the kernel still answers the one before may get lost
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the text of a Textarea and leave the field, so that the kernel gets it in any case."""
