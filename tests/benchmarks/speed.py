@@ -1,6 +1,6 @@
 """Speed on the tiny model beside stock TRL: time to 80% strict, tokens per second, and what a step costs.
 
-    python -m tests.benchmarks.speed            # about 15 minutes on two quiet cores
+    python -m tests.benchmarks.speed            # 15 to 20 minutes on two quiet cores
     python -m tests.benchmarks.speed --quick    # two seeds, three repeats: does it run, and roughly what comes out
 
 It prints a table, writes assets/runs/speed.csv, assets/figures/step_cost.png and the README's table of these numbers,
