@@ -18,7 +18,7 @@ from utils.reward_lab import RewardLab
 
 what_if.PROFILE = what_if.PROFILE.replace(steps=3, prompts_per_step=2, micro_batch=16)
 what_if.HELD_OUT = 16
-lab = RewardLab()
+lab = RewardLab(short_run=what_if.short_run)
 lab
 """,
     """

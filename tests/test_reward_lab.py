@@ -16,7 +16,7 @@ def bank():
 
 @pytest.fixture
 def lab(bank):
-    return RewardLab(bank)
+    return RewardLab(bank, short_run=what_if.short_run)
 
 
 def test_it_starts_from_the_default_where_nothing_has_changed(lab):
@@ -164,6 +164,16 @@ def test_what_if_trains_both_and_shows_curves_and_verdict(lab, monkeypatch):
     assert lab._default_run is default, "the default run depends on nothing that the sliders change"
 
 
+def test_without_a_short_run_there_is_no_button_for_it(bank, lab):
+    def buttons(box):
+        return [child for child in box.children if hasattr(child, "children") for child in (child, *buttons(child))]
+
+    def shown(lab):
+        return [child for box in buttons(lab.box) for child in box.children if child is lab.train]
+
+    assert shown(lab) and not shown(RewardLab(bank))
+
+
 def test_what_if_stops_at_the_second_click(lab, monkeypatch):
     lab.train.click()
     lab.train.click()
@@ -178,7 +188,7 @@ def test_what_an_edited_text_would_be_in_its_group():
 
 def test_the_verdict_speaks_of_intervals():
     def rates(low, rate, high):
-        return {name: {"low": low, "rate": rate, "high": high} for name in ("strict", "lenient", "format")}
+        return {name: {"low": low, "rate": rate, "high": high, "n": 200} for name in ("strict", "lenient", "format")}
 
     apart = {"before": rates(0.4, 0.5, 0.6), "default": rates(0.7, 0.8, 0.9), "yours": rates(0.1, 0.2, 0.3)}
     assert "do not overlap" in verdict_table(apart)

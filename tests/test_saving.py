@@ -13,7 +13,8 @@ from utils import saving
 from utils.data import load_questions
 from utils.policy import load_policy
 from utils.profiles import PROFILES, ROOT, get_profile
-from utils.saving import agreement, model_card, push, save_gguf, save_merged
+from utils.report import model_card
+from utils.saving import agreement, push, save_gguf, save_merged
 from utils.training import save_adapter
 
 TINY = get_profile("tiny").replace(max_completion_tokens=64)
@@ -195,13 +196,13 @@ def colab(monkeypatch):
 def test_push_uploads_the_folder_with_its_card(hub, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\n")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
-    assert push(tmp_path, "me/grpo", SUMMARY) == "https://huggingface.co/me/grpo"
+    assert push(tmp_path, "me/grpo", "a card") == "https://huggingface.co/me/grpo"
     assert hub == [
         ("token", TOKEN),
         ("create", "me/grpo", {"private": True, "exist_ok": True}),
         ("upload", {"repo_id": "me/grpo", "folder_path": str(tmp_path)}),
     ]
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == model_card(SUMMARY)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "a card"
     said = capsys.readouterr()
     assert TOKEN not in said.out + said.err
     assert not [f for f in tmp_path.rglob("*") if TOKEN.encode() in f.read_bytes()]
@@ -209,9 +210,9 @@ def test_push_uploads_the_folder_with_its_card(hub, monkeypatch, tmp_path, capsy
 
 def test_colabs_secret_goes_before_the_environment(hub, colab, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
-    push(tmp_path, "me/grpo", SUMMARY)
+    push(tmp_path, "me/grpo", "a card")
     colab["HF_TOKEN"] = TOKEN
-    push(tmp_path, "me/grpo", SUMMARY)
+    push(tmp_path, "me/grpo", "a card")
     assert [call[1] for call in hub if call[0] == "token"] == ["hf_environment", TOKEN]
 
 
@@ -220,7 +221,7 @@ def test_without_a_token_nothing_is_created(hub, monkeypatch, tmp_path, value):
     if value is not None:
         monkeypatch.setenv("HF_TOKEN", value)
     with pytest.raises(RuntimeError, match="no token for the hub; on Colab add the secret HF_TOKEN"):
-        push(tmp_path, "me/grpo", SUMMARY)
+        push(tmp_path, "me/grpo", "a card")
     with pytest.raises(FileNotFoundError, match="save the adapter or the merged model first"):
-        push(tmp_path / "nowhere", "me/grpo", SUMMARY)
+        push(tmp_path / "nowhere", "me/grpo", "a card")
     assert hub == []

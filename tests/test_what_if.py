@@ -18,14 +18,17 @@ def short(monkeypatch):
 
 def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
     seen = []
-    run = what_if.short_run({format_reward: 1.0}, lambda history: seen.append(len(history)))
-    assert seen == [1, 2] and len(run.history) == 2
+    run = what_if.short_run({format_reward: 1.0}, lambda history, steps: seen.append((len(history), steps)))
+    assert seen == [(1, 2), (2, 2)] and len(run.history) == 2
     assert all("rewards/strict_metric/mean" in line for line in run.history)
-    assert 0 <= run.rates["strict"]["low"] <= run.rates["strict"]["rate"] <= run.rates["strict"]["high"] <= 1
+    for rates in (run.before, run.after):
+        assert rates["strict"]["n"] == 8 and 0 <= rates["strict"]["low"] <= rates["strict"]["rate"] <= 1
 
 
 def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
-    first, again, other = (what_if.short_run(r, lambda h: None) for r in (REWARDS, REWARDS, {format_reward: 1.0}))
+    first, again, other = (
+        what_if.short_run(r, lambda history, steps: None) for r in (REWARDS, REWARDS, {format_reward: 1.0})
+    )
     judged = "rewards/strict_metric/mean", "completions/mean_length"
     assert [[line[key] for key in judged] for line in first.history] == [
         [line[key] for key in judged] for line in again.history
@@ -34,8 +37,7 @@ def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
 
 
 def test_it_stops_when_asked(short):
-    with pytest.raises(what_if.Stopped):
-        what_if.short_run(REWARDS, lambda history: None, stopped=lambda: True)
+    assert what_if.short_run(REWARDS, lambda history, steps: None, stopped=lambda: True) is None
 
 
 def test_the_held_out_questions_are_not_in_the_bank():

@@ -117,7 +117,7 @@ def main() -> None:
     from transformers import set_seed
 
     from utils.policy import load_policy, with_adapter
-    from utils.training import versions
+    from utils.setup import versions
 
     profile = get_profile("tiny")
     questions = load_questions(profile.dataset, "validation")[:QUESTIONS]

@@ -58,7 +58,7 @@ def evaluate(args: Namespace) -> None:
     from utils.evaluation import load_evaluation
     from utils.policy import check_adapter, load_policy, with_adapter
     from utils.protocol import Protocol, protocol_of, require_same
-    from utils.training import versions
+    from utils.setup import versions
 
     profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
     questions = read_questions(args.questions) if args.questions else load_questions(profile.dataset, "test")

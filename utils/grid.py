@@ -22,7 +22,6 @@ import json
 import multiprocessing
 import os
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,11 +33,14 @@ from typing import Any
 
 from utils.checkpoints import portable, sha256
 from utils.data import Question, load_questions
-from utils.files import read_jsonl, write_json, write_text
+from utils.evaluation import evaluate, rates
+from utils.files import write_json, write_text
 from utils.findings import Row
 from utils.policy import Policy, load_policy
 from utils.profiles import get_profile
-from utils.rewards import RewardFunction, correctness_reward, format_reward, strict_metric
+from utils.rewards import RewardFunction, correctness_reward, format_reward
+from utils.setup import machine, versions
+from utils.what_if import Trained, train_briefly
 
 Choice = Callable[[list[Question], int, Policy], list[Question]]
 
@@ -191,31 +193,22 @@ def run_arm(arm: Arm, seed: int, held_out: int = HELD_OUT) -> tuple[Row, list[Ro
 def _run(arm: Arm, seed: int, held_out: int) -> tuple[Row, list[Row]]:
     from transformers import set_seed
 
-    from utils.training import build_trainer
-
     profile = START.replace(**arm.profile)
     policy = load_policy(profile)
     set_seed(seed)
     start = time.perf_counter()
     questions = arm.choose(_shuffled(seed), profile.steps * profile.prompts_per_step, policy)
-    prepared = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        rewards, settings = {strict_metric: 0.0} | arm.rewards, SETTINGS | arm.settings
-        trainer = build_trainer(
-            policy, questions, folder, seed, rewards, settings=settings, full_weights=arm.full_weights
-        )
-        trained = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - trained
-        steps = _steps(Path(folder))
+    prepared = time.perf_counter() - start
+    trained = train_briefly(policy, questions, arm.rewards, seed, SETTINGS | arm.settings, arm.full_weights)
+    steps = _steps(trained)
     key = {"arm": arm.name, "seed": seed, "settings": fingerprint(arm, held_out)}
     row = {
         **key,
-        **judged(Policy(trainer.model.eval(), policy.tokenizer, START, policy.engine), held_out),
+        **judged(dataclasses.replace(trained.policy, profile=START), held_out),
         "dead": round(fmean(line["dead"] for line in steps), 4),
-        "steps": trainer.state.global_step,
-        "train_seconds": round(seconds, 1),
-        "prepare_seconds": round(prepared - start, 1),
+        "steps": trained.log[-1]["step"],
+        "train_seconds": round(trained.seconds, 1),
+        "prepare_seconds": round(prepared, 1),
     }
     return row, [{**key, **line} for line in steps if line["step"] % CURVE_EVERY == 1]
 
@@ -226,15 +219,15 @@ def _shuffled(seed: int) -> list[Question]:
     return questions
 
 
-def _steps(run: Path) -> list[Row]:
+def _steps(trained: Trained) -> list[Row]:
     """One record for each step with new completions.
 
     Dead groups are counted in the rollouts: TRL's own count looks at the spread over the whole batch where
     `scale_rewards` is "batch".
     """
-    log = {line["step"]: line for line in read_jsonl(run / "log.jsonl")}
+    log = {line["step"]: line for line in trained.log}
     records = []
-    for rollout in read_jsonl(run / "rollouts.jsonl"):
+    for rollout in trained.rollouts:
         line, groups = log[rollout["step"]], rollout["groups"]
         records.append(
             {
@@ -250,8 +243,6 @@ def _steps(run: Path) -> list[Row]:
 
 def judged(policy: Policy, held_out: int = HELD_OUT) -> dict[str, float]:
     """The four rates and the mean length of greedy answers to the first `held_out` validation questions."""
-    from utils.evaluation import evaluate, rates
-
     verdicts = evaluate(policy, load_questions(START.dataset, "validation")[:held_out])
     shares = {name: rate["rate"] for name, rate in rates(verdicts).items()}
     return {name: shares[name] for name in ("strict", "lenient", "format", "truncated")} | {
@@ -404,9 +395,6 @@ def _read(path: Path, columns: dict[str, type]) -> list[Row]:
 
 def _check_provenance(folder: Path, held_out: int) -> None:
     """Write provenance.json, or refuse a folder whose rows were made with something else."""
-    from utils.record import machine
-    from utils.training import versions
-
     start = {name: getattr(START, name) for name in START_NUMBERS}
     now = {"versions": versions(), "machine": machine(), "threads": 1, "held_out": held_out, "start": start}
     if (folder / "provenance.json").exists():

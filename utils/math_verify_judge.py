@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.optional import require
+from utils.setup import require
 
 PIN = "math-verify==0.9.0"
 SECONDS = 5.0  # for one text

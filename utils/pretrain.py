@@ -28,8 +28,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from utils.data import SYSTEM_PROMPT, strip_annotations
 from utils.files import write_json
+from utils.setup import versions
 from utils.tiny_world import LARGEST, Problem, problems
-from utils.training import versions
 
 VOCABULARY = 1024  # at most; the tiny world needs fewer words
 CONTEXT = 2048  # tokens; the tiny world needs 250, real GSM8K questions up to about 900

@@ -10,8 +10,6 @@ For each seed it trains profile tiny, evaluates base and trained model on the wh
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -28,8 +26,9 @@ from utils.evaluation_plots import card_figure
 from utils.files import read_jsonl, write_json, write_text
 from utils.policy import load_policy
 from utils.profiles import ROOT, get_profile
+from utils.setup import machine, versions
 from utils.statistics import pass_at_k
-from utils.training import train, versions
+from utils.training import train
 
 SEEDS = (0, 1, 2)
 RUNS, FIGURES, README = ROOT / "assets" / "runs" / "tiny", ROOT / "assets" / "figures", ROOT / "README.md"
@@ -72,12 +71,6 @@ def record(seeds: tuple[int, ...] = SEEDS) -> None:
         )
         write_json(target / "summary.json", summary)
         print(report.verdict_line(summary), flush=True)
-
-
-def machine() -> str:
-    """What the run was timed on, e.g. "x86_64, 2 cores, Linux, Python 3.11.7"."""
-
-    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def recorded() -> list[dict[str, Any]]:

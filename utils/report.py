@@ -1,4 +1,4 @@
-"""summary.json and report.html: what a run measured, in numbers and on one page that needs nothing else."""
+"""What a run measured: summary.json, report.html on one page that needs nothing else, and the model card."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from utils.cards import comparison_text, p_value, percent
+from utils.checkpoints import portable
 from utils.error_types import transitions
 from utils.evaluation import Verdict, compare, rates
 from utils.evaluation_plots import (
@@ -24,6 +25,7 @@ from utils.evaluation_plots import (
 from utils.example_browser import example_table, pair_up, select
 from utils.files import write_json, write_text
 from utils.plots import learning_curves, png
+from utils.profiles import get_profile
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
@@ -170,3 +172,62 @@ def _table(summary: dict[str, Any]) -> str:
         for name, value in rows.items()
     )
     return f"<table>{''.join(cells)}</table>"
+
+
+LICENCES = {  # of the base models: (lines of the hub's front matter, what the reader should know)
+    "Qwen/Qwen2.5-3B-Instruct": (
+        "license: other\nlicense_name: qwen-research\n"
+        "license_link: https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE",
+        "Qwen Research License: no commercial use, nor of what is derived from the model. Improved using Qwen.",
+    ),
+    "Qwen/Qwen2.5-0.5B-Instruct": ("license: apache-2.0", "Apache License 2.0."),
+    "assets/tiny_model": ("license: mit", "MIT License."),
+}
+
+
+def model_card(summary: dict[str, Any]) -> str:
+    """A model card (Markdown with the hub's front matter) from summary.json; what is not in it is "not measured"."""
+    profile, missing = get_profile(summary["profile"]), "not measured"
+    base, trained = portable(profile.model), summary.get("trained")
+    front, licence = LICENCES[base]
+    after = {name: percent(rate) for name, rate in trained.items()} if trained else {}
+    facts = {
+        "base model": f"{base} (profile {profile.name})",
+        "trained on": f"the train split of {profile.dataset}, by GRPO alone (LoRA adapter)",
+        "optimizer steps, seed": f"{summary.get('train_steps', missing)}, {summary.get('seed', missing)}",
+        "training time": f"{summary['train_seconds']:,.0f} s" if "train_seconds" in summary else missing,
+        "test questions": f"{summary['n_test']:,}, {Path(summary.get('questions') or f'{profile.dataset} test').name}",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) or missing,
+    }
+    rates = [f"| {name} | {percent(rate)} | {after.get(name, missing)} |" for name, rate in summary["base"].items()]
+    doubt = "The base is a teaching model: the gain shows that training works, not what it would bring elsewhere."
+    if profile.name != "tiny":
+        front += f"\nbase_model: {base}\ndatasets: [openai/gsm8k]"
+        doubt = "Whether the base model has seen the test questions before is not known."
+    return f"""---
+{front}
+tags: [grpo, lora, maths]
+---
+# {profile.model.rpartition("/")[2]}, trained with GRPO
+
+Works out grade-school maths between `<reasoning>` tags, then gives the number between `<answer>` tags (GRPO-Math).
+
+| | |
+|---|---|
+{"".join(f"| {name} | {fact} |{chr(10)}" for name, fact in facts.items())}
+## Before and after
+
+| greedy decoding, 95% Wilson intervals | base | trained |
+|---|---|---|
+{chr(10).join(rates)}
+
+{verdict_line(summary)}{"" if trained else f" Trained model, flips and p-value: {missing}."}
+*Strict*: the right number in its tag, in a clean layout. *Lenient*: the right number anywhere.
+
+## Limitations
+
+- {doubt}
+- One training, one seed: the intervals cover the choice of questions only. Answers are judged, not reasons.
+- The table is of the adapter on the model it was trained on; merged and quantised copies round: {missing}.
+- Licence of the base model, and so of these weights: {licence}
+"""

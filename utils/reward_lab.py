@@ -1,6 +1,6 @@
 """The Reward Lab: change what is paid for, and see at once what that would teach.
 
-    lab = RewardLab()
+    lab = RewardLab(short_run=short_run)
     lab                                   # the last line of a cell shows it
 
     @lab.reward                           # in another cell: a reward of your own joins the table
@@ -9,8 +9,8 @@
 
 Sliders weigh the rewards; every move scores the whole bank again. A text of your own is scored as you type. "What if"
 trains for less than a minute under your rewards, beside the default ones; "Export" writes them to a file for
-`run.py train --reward FILE`. This module is the view; what it shows is computed by `utils.rescore`,
-`utils.reward_check`, `utils.reward_bench`, `utils.what_if` and `utils.reward_export`.
+`run.py train --reward FILE`. This module is the view; what it shows is computed by the rest of its wing, and the short
+run is handed in, for training stands above rewards.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import html
 import shlex
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from utils.bank import Bank, columns, load_bank
+from utils.cards import percent
 from utils.inspector import completions_table
 from utils.plots import GREEN, RED, png, runs_beside
 from utils.profiles import ROOT
@@ -53,11 +55,17 @@ class RewardLab:
     Args:
         bank: completions to try rewards on; the one in assets/ unless given.
         default: the rewards to compare with, and to start from.
+        short_run: what "What if" calls, `utils.what_if.short_run`; without it the button is not there.
     """
 
-    def __init__(self, bank: Bank | None = None, default: dict[RewardFunction, float] = REWARDS):
+    def __init__(
+        self,
+        bank: Bank | None = None,
+        default: dict[RewardFunction, float] = REWARDS,
+        short_run: Callable[..., Any] | None = None,
+    ):
         self.bank = load_bank() if bank is None else bank
-        self.default = default
+        self.default, self.short_run = default, short_run
         self.before = rescore(self.bank, list(default), list(default.values()))
         self.functions: dict[str, RewardFunction] = {}
         self.sliders: dict[str, widgets.FloatSlider] = {}
@@ -135,7 +143,7 @@ class RewardLab:
                     _panel("What it would earn", self.live),
                 ),
                 _panel("The reward bench", self.bench),
-                _panel("Try it out", _row(self.train, self.path, self.export)),
+                _panel("Try it out", _row(*([self.train] if self.short_run else []), self.path, self.export)),
                 self.message,
                 self.curves,
                 self.verdict,
@@ -263,34 +271,33 @@ class RewardLab:
 
     def _train(self, rewards: dict[RewardFunction, float]) -> None:
         """Both short runs, in a thread of their own, so that the lab stays usable meanwhile."""
-        from utils import what_if
-
         try:
             self._say("loading the model")
-            base = what_if.base_rates()
             curves: dict[str, list[dict[str, Any]]] = {}
-            run = partial(what_if.short_run, stopped=self._stop.is_set)
-            if self._default_run is None:
-                self._default_run = run(self.default, partial(self._draw, curves, "default"))
-            curves["default"] = self._default_run.history
-            yours = run(rewards, partial(self._draw, curves, "yours"))
-            rates = {"before": base, "default": self._default_run.rates, "yours": yours.rates}
+            runs = {"default": self._default_run or self._run(self.default, curves, "default")}
+            self._default_run = runs["default"]
+            if self._default_run:
+                curves["default"] = self._default_run.history
+                runs["yours"] = self._run(rewards, curves, "yours")
+            if not all(runs.values()):
+                self._say("stopped")
+                return
+            rates = {"before": runs["default"].before} | {name: run.after for name, run in runs.items()}
             self.verdict.value = verdict_table(rates)
             self._say("done")
-        except what_if.Stopped:
-            self._say("stopped")
         except Exception as error:  # nobody sees a thread's traceback in a notebook
             self._say(f"the training ended with {type(error).__name__}: {error}", bad=True)
         finally:
             self.train.description, self.train.icon = WHAT_IF, "play"
 
-    def _draw(self, curves: dict[str, list[dict[str, Any]]], name: str, history: list[dict[str, Any]]) -> None:
-        from utils.what_if import PROFILE
+    def _run(self, rewards: dict[RewardFunction, float], curves: dict[str, Any], name: str) -> Any:
+        def draw(history: list[dict[str, Any]], steps: int) -> None:
+            curves[name] = history
+            self._say(f"training with {name} rewards: step {len(history)} of {steps}")
+            self.curves.value = png(runs_beside(curves, steps), dpi=100)
+            self.curves.layout.display = ""
 
-        curves[name] = history
-        self._say(f"training with {name} rewards: step {len(history)} of {PROFILE.steps}")
-        self.curves.value = png(runs_beside(curves, PROFILE.steps), dpi=100)
-        self.curves.layout.display = ""
+        return self.short_run(rewards, draw, stopped=self._stop.is_set)
 
 
 # ------------------------------------------------------------------------------ what it shows, as pure functions
@@ -356,15 +363,12 @@ def live_table(parts: dict[str, float], weights: dict[str, float], group: list[f
 
 def verdict_table(rates: dict[str, dict[str, dict[str, float]]]) -> str:
     """Strict, lenient and format rates on the held-out questions with their 95% intervals, one row a model, as HTML."""
-    from utils.report import percent
-    from utils.what_if import HELD_OUT
-
     names = ("strict", "lenient", "format")
     rows = "".join(
         f"<tr><td>{who}</td>" + "".join(f"<td>{percent(found[name])}</td>" for name in names) + "</tr>"
         for who, found in rates.items()
     )
-    heads = "".join(f"<th>{h}</th>" for h in (f"{HELD_OUT} held-out questions", *names))
+    heads = "".join(f"<th>{h}</th>" for h in (f"{rates['before']['strict']['n']} held-out questions", *names))
     default = rates["default"]["strict"]
     verdicts = ""
     for who, other in ((who, found["strict"]) for who, found in rates.items() if who not in ("before", "default")):

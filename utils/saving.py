@@ -1,4 +1,4 @@
-"""What to do with a trained adapter: merge it into the model, write a GGUF file, publish it with a model card.
+"""What to do with a trained adapter: merge it into the model, write a GGUF file, publish it.
 
 The adapter itself is written by `utils.training.save_adapter`. A merged model is loaded like any other:
 
@@ -13,25 +13,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from utils.checkpoints import portable
 from utils.data import Question
-from utils.evaluation import generate
 from utils.files import write_text
+from utils.generation import generate
 from utils.policy import Policy, check_adapter
-from utils.profiles import get_profile
-from utils.report import percent, verdict_line
-
-LICENCES = {  # of the base models: (lines of the hub's front matter, what the reader should know)
-    "Qwen/Qwen2.5-3B-Instruct": (
-        "license: other\nlicense_name: qwen-research\n"
-        "license_link: https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE",
-        "Qwen Research License: no commercial use, nor of what is derived from the model. Improved using Qwen.",
-    ),
-    "Qwen/Qwen2.5-0.5B-Instruct": ("license: apache-2.0", "Apache License 2.0."),
-    "assets/tiny_model": ("license: mit", "MIT License."),
-}
 
 
 def save_merged(policy: Policy, folder: str | Path, dtype: str = "float16") -> Path:
@@ -93,56 +79,13 @@ def agreement(policy: Policy, other: Policy, questions: Sequence[Question]) -> f
     return sum(a[0].text == b[0].text for a, b in pairs) / len(questions)
 
 
-def model_card(summary: dict[str, Any]) -> str:
-    """A model card (Markdown with the hub's front matter) from summary.json; what is not in it is "not measured"."""
-    profile, missing = get_profile(summary["profile"]), "not measured"
-    base, trained = portable(profile.model), summary.get("trained")
-    front, licence = LICENCES[base]
-    after = {name: percent(rate) for name, rate in trained.items()} if trained else {}
-    facts = {
-        "base model": f"{base} (profile {profile.name})",
-        "trained on": f"the train split of {profile.dataset}, by GRPO alone (LoRA adapter)",
-        "optimizer steps, seed": f"{summary.get('train_steps', missing)}, {summary.get('seed', missing)}",
-        "training time": f"{summary['train_seconds']:,.0f} s" if "train_seconds" in summary else missing,
-        "test questions": f"{summary['n_test']:,}, {Path(summary.get('questions') or f'{profile.dataset} test').name}",
-        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) or missing,
-    }
-    rates = [f"| {name} | {percent(rate)} | {after.get(name, missing)} |" for name, rate in summary["base"].items()]
-    doubt = "The base is a teaching model: the gain shows that training works, not what it would bring elsewhere."
-    if profile.name != "tiny":
-        front += f"\nbase_model: {base}\ndatasets: [openai/gsm8k]"
-        doubt = "Whether the base model has seen the test questions before is not known."
-    return f"""---
-{front}
-tags: [grpo, lora, maths]
----
-# {profile.model.rpartition("/")[2]}, trained with GRPO
-
-Works out grade-school maths between `<reasoning>` tags, then gives the number between `<answer>` tags (GRPO-Math).
-
-| | |
-|---|---|
-{"".join(f"| {name} | {fact} |{chr(10)}" for name, fact in facts.items())}
-## Before and after
-
-| greedy decoding, 95% Wilson intervals | base | trained |
-|---|---|---|
-{chr(10).join(rates)}
-
-{verdict_line(summary)}{"" if trained else f" Trained model, flips and p-value: {missing}."}
-*Strict*: the right number in its tag, in a clean layout. *Lenient*: the right number anywhere.
-
-## Limitations
-
-- {doubt}
-- One training, one seed: the intervals cover the choice of questions only. Answers are judged, not reasons.
-- The table is of the adapter on the model it was trained on; merged and quantised copies round: {missing}.
-- Licence of the base model, and so of these weights: {licence}
-"""
-
-
-def push(folder: str | Path, repository: str, summary: dict[str, Any], private: bool = True) -> str:
+def push(folder: str | Path, repository: str, card: str, private: bool = True) -> str:
     """Upload a saved adapter or model with its card to the Hugging Face hub; return its address.
+
+    Args:
+        folder: as `save_adapter` or `save_merged` wrote it; the card becomes its README.md.
+        repository: e.g. "your-name/your-model".
+        card: Markdown, see `utils.report.model_card`.
 
     The token is `HF_TOKEN`, from Colab's secrets or else from the environment; without one it raises RuntimeError.
     """
@@ -162,7 +105,7 @@ def push(folder: str | Path, repository: str, summary: dict[str, Any], private: 
             "read it, elsewhere set the variable HF_TOKEN"
         )
     api = HfApi(token=token)
-    write_text(Path(folder) / "README.md", model_card(summary))
+    write_text(Path(folder) / "README.md", card)
     api.create_repo(repository, private=private, exist_ok=True)
     api.upload_folder(repo_id=repository, folder_path=str(folder))
     return f"https://huggingface.co/{repository}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,17 @@ PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the pinned set ha
 TOOLS = {"nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "hypothesis", "ruff"}  # not for notebooks
 LOADED_BY_THE_KERNEL = ("numpy", "pillow", "matplotlib")
 BESIDE_THE_PINS = ("torch", "numpy", "pillow", "pandas", "pyarrow", "huggingface_hub", "tokenizers", "safetensors")
+RESULTS_DEPEND_ON = (
+    "torch",
+    "trl",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "unsloth",
+    "vllm",
+    "bitsandbytes",
+)
 MODULES = {"pillow": "PIL"}  # the import name, where it differs from the package's
 RESTART = {
     "Colab": "Runtime > Restart session, then Runtime > Run all",
@@ -68,6 +80,37 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package).split("+")[0]
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions, build labels included, of the packages that a result depends on."""
+    found = {}
+    for package in RESULTS_DEPEND_ON:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """What a run was timed on, e.g. "x86_64, 2 cores, Linux, Python 3.11.7"."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def require(pin: str, purpose: str) -> None:
+    """Refuse to go on without an optional package.
+
+    Args:
+        pin: name and version, as a requirements file writes them.
+        purpose: what needs it, as the message says.
+    Raises:
+        ImportError: it is missing, or another version is installed; names both and the mend.
+    """
+    name, _, wanted = pin.partition("==")
+    found = installed(name)
+    if found != wanted:
+        raise ImportError(f"{purpose} needs {pin}, found {found or 'none'}; run `pip install {pin}`")
 
 
 def loaded(package: str) -> str | None:

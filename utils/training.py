@@ -49,6 +49,7 @@ from utils.profiles import Profile
 from utils.progress import LiveTable
 from utils.prompt_sharing import share_prompts
 from utils.rewards import REWARDS, RewardFunction, group_advantages, text_of, total_reward
+from utils.setup import versions
 
 SAME_ON_RESUME = (
     "loss_type",
@@ -66,19 +67,6 @@ SAME_ON_RESUME = (
     "reward_weights",
     "seed",
 )
-PACKAGES = ("torch", "trl", "transformers", "peft", "accelerate", "datasets", "unsloth", "vllm", "bitsandbytes")
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages a result depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return found
-
 
 # ------------------------------------------------------------------------------------------- building
 

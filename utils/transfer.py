@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils.optional import require
+from utils.setup import require
 
 Row = tuple[dict[str, Any], str]  # the row, and its source
 

@@ -16,7 +16,8 @@ from tests.gpu.stand_in import full_prompts, hash_reward, proof_profile
 from utils.data import chat_prompt, load_questions
 from utils.files import write_json
 from utils.policy import load_policy
-from utils.training import build_trainer, run_training, versions
+from utils.setup import versions
+from utils.training import build_trainer, run_training
 
 LOG = ("loss", "grad_norm", "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length")
 

@@ -38,7 +38,8 @@ from utils.files import write_json
 from utils.memory import GIB
 from utils.policy import load_policy
 from utils.profiles import ROOT, get_profile
-from utils.training import train, versions
+from utils.setup import machine, versions
+from utils.training import train
 
 ENGINES = ("unsloth", "transformers")
 ROOM = int(14.56 * GIB)  # a T4's memory as torch names it in its out-of-memory messages
@@ -58,7 +59,7 @@ def about() -> dict[str, Any]:
     command = shlex.join(["python", "-m", "tests.gpu.prove", *words])
     found = {"python": ".".join(map(str, sys.version_info[:3]))} | versions()
     today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"date": today, "command": command, "gpu": gpu, "versions": found, "machine": record.machine()}
+    return {"date": today, "command": command, "gpu": gpu, "versions": found, "machine": machine()}
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def prove_tiny(path: Path, limit: int | None = None, **changes: Any) -> dict[str
     summary |= {
         "shape": "tiny",
         "engine": policy.engine,
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else record.machine(),
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else machine(),
         "device": str(next(policy.model.parameters()).device),
         "recorded": [{k: run[k] for k in ("machine", "seed", "base", "trained", "train_seconds")} for run in recorded],
         "same_as_recorded": off <= 3 * stdev(rates),
