@@ -2,7 +2,7 @@
 """Set the project up and run it. Standard library only; Linux, macOS, Windows; Python 3.11 or newer.
 
     python3 run.py                the whole series on the embedded tiny model -> runs/latest/
-    python3 run.py test           all tests
+    python3 run.py test           all tests; --fast leaves out those that train or need a browser
     python3 run.py lab            the notebooks in JupyterLab
     python3 run.py train          one GRPO training
     python3 run.py evaluate       one evaluation
@@ -31,18 +31,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import Namespace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+from utils.files import ROOT
+from utils.model.profiles import PROFILES
+from utils.scripts.commands import POSITIONALS, options, parse
+from utils.setup import read_pins
+
 VENV = ROOT / ".venv"
 STAMP = VENV / "grpo-math-stamp"
 REQUIREMENTS = ROOT / "requirements-cpu.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MIN_PYTHON = (3, 11)
-PROFILES = ("tiny", "t4", "l4", "a100", "laptop")
-GPU_PROFILES = ("t4", "l4", "a100")
-POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
+FAST = "not slow and not browser and not network"
+WORKERS = 4  # at most, that share the tests between them; each takes about 1 GB
 INSTALL_GB = 3  # .venv takes 1.6 GB, the downloaded wheels 0.4 GB; the rest is room for the runs
 SIGNAL_GRACE_S = 5  # how long a child may take to react to a Ctrl-C that it should have received itself
 
@@ -51,190 +54,26 @@ class Failure(Exception):
     """Something the user can mend; its text is shown without a traceback."""
 
 
-# --- the command line -----------------------------------------------------------------------------------
+# --- what a child is to do -------------------------------------------------------------------------------
 
 
-def output_folder(text: str) -> str:
-    """Absolute path of a folder that exists or can be made."""
-    path = Path(os.path.abspath(text))
-    if not text.strip():
-        raise ArgumentTypeError("'' is no folder; give one, for example runs/mine")
-    nearest = next(place for place in (path, *path.parents) if place.exists())
-    if not nearest.is_dir():
-        raise ArgumentTypeError(f"{str(nearest)!r} is a file; give the name of a folder")
-    if not os.access(nearest, os.W_OK):
-        raise ArgumentTypeError(f"cannot write in {str(nearest)!r}; give a folder you may write to")
-    return str(path)
-
-
-def existing_folder(text: str) -> str:
-    """Absolute path of a folder that is there."""
-    if not text.strip() or not os.path.isdir(text):
-        raise ArgumentTypeError(f"there is no folder {text!r} (looked from {os.getcwd()}); check the path")
-    return os.path.abspath(text)
-
-
-def existing_file(text: str) -> str:
-    """Absolute path of a file that is there and can be read."""
-    if os.path.isdir(text):
-        raise ArgumentTypeError(f"{text!r} is a folder; give a file inside it")
-    if not os.path.isfile(text):
-        raise ArgumentTypeError(f"there is no file {text!r} (looked from {os.getcwd()}); check the path")
-    if not os.access(text, os.R_OK):
-        raise ArgumentTypeError(f"the file {text!r} cannot be read; check its permissions")
-    return os.path.abspath(text)
-
-
-def whole_number(least: int, most: int | None = None):
-    """Argument type: an integer from `least` to `most`."""
-    span = f"from {least} to {most}" if most else f"of at least {least}"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < least or (most and value > most):
-            raise ArgumentTypeError(f"{text!r} is not a whole number {span}; try {least + 20}")
-        return value
-
-    return parse
-
-
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="run.py",
-        description="GRPO on grade-school maths. Without a command: set up .venv, run the whole series on "
-        "the embedded tiny model and leave notebooks, adapter, summary.json and report.html in runs/latest/.",
-        epilog="'run.py COMMAND -h' shows a command's options.",
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def add(name: str, summary: str, example: str | None = None) -> ArgumentParser:
-        epilog = f"example: python3 run.py {name} {example}" if example else None
-        return commands.add_parser(name, help=summary, description=summary, epilog=epilog, allow_abbrev=False)
-
-    def add_profile(command: ArgumentParser) -> None:
-        where = (
-            "tiny: embedded model, any CPU, no network. laptop: Qwen2.5-0.5B-Instruct, CPU or Apple GPU. "
-            "t4, l4, a100: Qwen2.5-3B-Instruct on that GPU, with the packages of requirements.txt"
-        )
-        command.add_argument("--profile", required=True, choices=PROFILES, metavar="P", help=where)
-        command.add_argument(
-            "--output", required=True, type=output_folder, metavar="DIR", help="folder for the results"
-        )
-
-    test = add("test", "run the tests", "tests/test_run.py -k usage")
-    test.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest; paths start at the project root")
-
-    lab = add("lab", "open the notebooks in JupyterLab, on 127.0.0.1 only; Ctrl-C ends it")
-    lab.add_argument("--port", type=whole_number(1024, 65535), metavar="N", help="default: 8888 or the next free")
-    lab.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
-
-    train = add("train", "train a LoRA adapter with GRPO", "--profile tiny --output runs/mine --seed 1")
-    add_profile(train)
-    train.add_argument(
-        "--dataset",
-        choices=("tiny", "gsm8k"),
-        metavar="NAME",
-        help="tiny, or gsm8k (from the folder in GSM8K_DIR, else the hub); default: the profile's",
-    )
-    train.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="default: the profile's")
-    train.add_argument("--max-steps", type=whole_number(1), metavar="N", help="default: the profile's")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
-    train.add_argument(
-        "--mirror",
-        type=output_folder,
-        metavar="DIR2",
-        help="also copy finished checkpoints there; with --resume, bring back what is newer there",
-    )
-    train.add_argument("--reward", type=existing_file, metavar="FILE", help="Python file with reward functions")
-
-    evaluate = add(
-        "evaluate",
-        "measure a model greedily on questions with known answers",
-        "--profile tiny --adapter runs/latest/adapter --output runs/measured",
-    )
-    add_profile(evaluate)
-    evaluate.add_argument("--adapter", type=existing_folder, metavar="DIR", help="default: the base model alone")
-    evaluate.add_argument(
-        "--base",
-        type=existing_folder,
-        metavar="DIR",
-        help="stored evaluation to compare the adapter with; default: the base model is evaluated too, into DIR/base",
-    )
-    evaluate.add_argument(
-        "--questions",
-        type=existing_file,
-        metavar="FILE.jsonl",
-        help='rows {"question": "...", "answer": "... #### 42"}; default: the test split of the profile',
-    )
-
-    compare = add(
-        "compare",
-        "compare two stored evaluations, question by question; needs no model",
-        "runs/measured/base runs/measured",
-    )
-    compare.add_argument("base", type=existing_folder, metavar="DIR_BASE", help="folder that evaluate left, before")
-    compare.add_argument(
-        "trained", type=existing_folder, metavar="DIR_TRAINED", help="folder that evaluate left, after"
-    )
-    compare.add_argument("--output", type=output_folder, metavar="DIR", help="also write DIR/comparison.json")
-
-    score = add(
-        "score", "judge stored completions by the present rules and write card.json; needs no model", "runs/measured"
-    )
-    score.add_argument(
-        "folder",
-        type=existing_folder,
-        metavar="DIR",
-        help="holds completions.jsonl; a line needs question, gold and completion",
-    )
-
-    notebooks = add("notebooks", "re-execute the committed notebooks on profile tiny")
-    notebooks.add_argument("--write", action="store_true", required=True, help="save the outputs in notebooks/")
-    return parser
-
-
-def parse(argv: list[str]) -> Namespace:
-    """Check a command line; on wrong use print the usage and the mend, and exit with status 2."""
-    parser = build_parser()
-    if argv[:1] == ["test"] and argv[1:] not in (["-h"], ["--help"]):
-        return Namespace(command="test", pytest=argv[1:])
-    args = parser.parse_args(argv)
-    if getattr(args, "resume", False) and not os.path.isdir(args.output) and not args.mirror:
-        parser.error(
-            f"--resume: there is no folder {args.output!r} to go on from; "
-            "name the folder of the run to continue, or leave --resume out"
-        )
-    if getattr(args, "base", None) and args.command == "evaluate" and not args.adapter:
-        parser.error("--base: a stored evaluation to compare an adapter with; name the adapter with --adapter")
-    return args
-
-
-def options(args: Namespace) -> list[str]:
-    """The parsed options as arguments again, for the child; paths have become absolute."""
-    given = []
-    for name, value in vars(args).items():
-        if name == "command" or value is None or value is False:
-            continue
-        if name not in POSITIONALS.get(args.command, ()):
-            given.append("--" + name.replace("_", "-"))
-        given += [] if value is True else [str(value)]
-    return given
+def test_arguments(args: Namespace) -> list[str]:
+    """pytest's arguments; where no file is named, the tests are shared between the cores."""
+    named = any((ROOT / argument.partition("::")[0]).exists() for argument in args.pytest)
+    workers = [] if named else ["-n", str(min(WORKERS, os.cpu_count() or 1))]
+    return [*workers, *(["-m", FAST] if args.fast else []), *args.pytest]
 
 
 def child_arguments(args: Namespace) -> list[str]:
     """What Python is to run for a command, after the interpreter's own name."""
     if args.command == "test":
-        return ["-m", "pytest", *args.pytest]
+        return ["-m", "pytest", *test_arguments(args)]
     if args.command == "lab":
         as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         first = os.path.join("notebooks", "00_start_here.ipynb")
         here = f"--ServerApp.root_dir={ROOT}"
         return ["-m", "jupyterlab", "--ip=127.0.0.1", here, *as_root, *options(args), first]
-    return ["-m", "utils.commands", *([args.command] if args.command else []), *options(args)]
+    return ["-m", "utils.scripts.commands", *([args.command] if args.command else []), *options(args)]
 
 
 # --- child processes ------------------------------------------------------------------------------------
@@ -332,12 +171,6 @@ def say(text: str) -> None:
 
 
 # --- the environment ------------------------------------------------------------------------------------
-
-
-def read_pins(path: Path) -> dict[str, str]:
-    """Pins of a requirements file: {"torch": "2.13.0", …}, in the order of the file."""
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return dict(line.split("==") for line in lines if line)
 
 
 def here_already(pins: dict[str, str]) -> bool:
@@ -532,7 +365,7 @@ def gpu_python(profile: str) -> str:
 
 def choose_python(args: Namespace) -> str:
     profile = getattr(args, "profile", "tiny")
-    if profile in GPU_PROFILES:
+    if PROFILES[profile].unsloth:
         return gpu_python(profile)
     if args.command in POSITIONALS and importlib.util.find_spec("numpy"):
         return sys.executable

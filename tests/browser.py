@@ -35,10 +35,11 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
+from utils.files import ROOT
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route
 
-ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # root cannot have it, and the only page shown is our own

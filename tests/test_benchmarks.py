@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from trl import GRPOConfig
 
 from tests.benchmarks import profile_step, speed, stock
-from utils.policy import load_policy
-from utils.profiles import ROOT, get_profile
-from utils.record import README
-from utils.rewards import REWARDS
+from utils.files import ROOT
+from utils.model.policy import load_policy
+from utils.model.profiles import get_profile
+from utils.rewards.functions import REWARDS
+from utils.scripts.record import README
 
 RUNS = ROOT / "assets" / "runs"
 ADVANTAGE_OR_SILENCE = {"use_cpu", "bf16", "save_strategy", "report_to", "disable_tqdm"}

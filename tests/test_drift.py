@@ -20,8 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.files import write_bytes
-from utils.profiles import ROOT
+from utils.files import ROOT, write_bytes
 from utils.setup import read_pins
 
 PINS = read_pins(ROOT / "requirements.txt")
@@ -173,7 +172,7 @@ def star_keys(star: ast.expr, function: ast.FunctionDef, functions: dict[str, as
     return keys
 
 
-OURS = [call for path in sorted((ROOT / "utils").glob("*.py")) for call in calls(path.read_text("utf-8"), path.stem)]
+OURS = [call for path in sorted((ROOT / "utils").rglob("*.py")) for call in calls(path.read_text("utf-8"), path.stem)]
 
 
 # ------------------------------------------------------------------------------------------ their names
@@ -345,7 +344,7 @@ def test_unsloth_still_lends_these_methods_to_the_model(sources):
 def test_the_environment_variables_are_read_by_unsloth(sources):
     ours = {
         node.value
-        for path in (ROOT / "utils").glob("*.py")
+        for path in (ROOT / "utils").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("UNSLOTH_")
     }

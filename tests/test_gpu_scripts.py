@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from tests.gpu import measure, prove, report, stand_in, wheels
 from tests.gpu.meter import PHASES, Meter
-from utils.data import chat_prompt, load_questions
-from utils.memory import GIB, memory_model, parameters, peak
-from utils.profiles import PROFILES, ROOT, Profile
+from utils.data.questions import chat_prompt, load_questions
+from utils.files import ROOT
+from utils.model.profiles import PROFILES, Profile
 from utils.setup import read_pins
+from utils.training.memory import GIB, memory_model, parameters, peak
 
 QUESTIONS = load_questions("tiny", "train")[:8]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: tests/gpu/test_gpu.py runs instead")

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from utils.rewards import group_advantages, total_reward
+from utils.rewards.functions import group_advantages, total_reward
 
 
 def trl_advantages(rewards: list[float], group_size: int) -> torch.Tensor:

@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 
-from utils.profiles import ROOT
-from utils.series import NOTEBOOKS
+from utils.files import ROOT
+from utils.scripts.notebooks import NOTEBOOKS
 
 NAMES = [
     "00_start_here",

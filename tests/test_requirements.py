@@ -1,13 +1,12 @@
 """The requirements files say the same thing; nothing is installed or imported to find out."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from run import CPU_INDEX, read_pins
+from utils.files import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 GPU_FILE, CPU_FILE = ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"
 DEV_FILE = ROOT / "requirements-dev.txt"
 GPU_ONLY = {"vllm", "unsloth", "unsloth_zoo", "bitsandbytes", "torchao"}

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from utils.profiles import ROOT
+from utils.files import ROOT
 from utils.setup import LOADED_BY_THE_KERNEL, read_pins
 
 pytestmark = pytest.mark.network

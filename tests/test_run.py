@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 import run
-from utils.profiles import PROFILES
+from utils.files import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 check_space = run.check_space  # the `project` fixture replaces it
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
@@ -26,6 +25,7 @@ def project(tmp_path, monkeypatch):
     root.mkdir()
     for name in ("run.py", "requirements.txt", "requirements-cpu.txt"):
         shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "utils", root / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(run, "ROOT", root)
     monkeypatch.setattr(run, "VENV", root / ".venv")
     monkeypatch.setattr(run, "STAMP", root / ".venv" / run.STAMP.name)
@@ -79,7 +79,7 @@ def machine(project, monkeypatch):
 REQUIREMENTS = ["-r", "requirements-cpu.txt"]
 PLUS_CPU = ["torch==2.13.0+cpu"]
 FROM_INDEX = ["--index-url", run.CPU_INDEX, "torch==2.13.0+cpu"]
-MAIN_JOB = ["-m", "utils.commands"]
+MAIN_JOB = ["-m", "utils.scripts.commands"]
 
 
 def short(requests):
@@ -177,7 +177,7 @@ def test_options_reach_the_child_and_paths_become_absolute(project, monkeypatch)
     Path("out").mkdir()
     numbers = "--dataset gsm8k --seed 0 --max-steps 7 --resume".split()
     assert run.child_arguments(run.parse([*TRAIN, *numbers, "--reward", "my reward.py"])) == [
-        *["-m", "utils.commands", "train", "--profile", "tiny", "--output", str(project / "out")],
+        *["-m", "utils.scripts.commands", "train", "--profile", "tiny", "--output", str(project / "out")],
         *numbers,
         *["--reward", str(project / "my reward.py")],
     ]
@@ -209,12 +209,16 @@ def test_what_the_child_receives_parses_to_the_same_arguments(argv, project, mon
     "argv, expected",
     [
         ([], MAIN_JOB),
-        (["test"], ["-m", "pytest"]),
+        (["test"], ["-m", "pytest", "-n", "3"]),
+        (["test", "-m", "network"], ["-m", "pytest", "-n", "3", "-m", "network"]),
+        (["test", "--fast", "-x"], ["-m", "pytest", "-n", "3", "-m", run.FAST, "-x"]),
         (["test", "-k", "usage", "-x", "--", "tests"], ["-m", "pytest", "-k", "usage", "-x", "--", "tests"]),
-        (["notebooks", "--write"], ["-m", "utils.commands", "notebooks", "--write"]),
+        (["test", "tests/test_run.py::test_x"], ["-m", "pytest", "tests/test_run.py::test_x"]),
+        (["notebooks", "--write"], ["-m", "utils.scripts.commands", "notebooks", "--write"]),
     ],
 )
-def test_what_runs_behind_each_command(argv, expected):
+def test_what_runs_behind_each_command(argv, expected, monkeypatch):
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 3)
     assert run.child_arguments(run.parse(argv)) == expected
 
 
@@ -229,15 +233,20 @@ def test_folders_go_on_without_a_name(project, monkeypatch):
     Path("before").mkdir()
     where = str(project)
     compare = run.child_arguments(run.parse(["compare", "before", ".", "--output", "out"]))
-    assert compare == ["-m", "utils.commands", "compare", f"{where}/before", where, "--output", f"{where}/out"]
-    assert run.child_arguments(run.parse(["score", "before"])) == ["-m", "utils.commands", "score", f"{where}/before"]
+    assert compare == ["-m", "utils.scripts.commands", "compare", f"{where}/before", where, "--output", f"{where}/out"]
+    assert run.child_arguments(run.parse(["score", "before"])) == [
+        "-m",
+        "utils.scripts.commands",
+        "score",
+        f"{where}/before",
+    ]
 
 
 @pytest.mark.parametrize("argv", [["compare", ".", "."], ["score", "."]])
 def test_what_needs_no_model_runs_in_any_python_with_numpy(argv, machine, monkeypatch):
     assert run.main(argv) == 0
     assert [command[:3] for command in machine.commands] == [
-        ["-m", "utils.commands", argv[0]]
+        ["-m", "utils.scripts.commands", argv[0]]
     ] and not run.VENV.exists()
     machine.commands.clear()
     found = run.importlib.util.find_spec
@@ -433,7 +442,7 @@ def test_a_gpu_profile_uses_this_python_or_says_what_it_lacks(machine, monkeypat
     assert "lacks: trl." in error and "requirements.txt" in error and machine.commands == []
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: name)
     assert run.main(argv) == 0
-    assert [command[:3] for command in machine.commands] == [["-m", "utils.commands", "train"]]
+    assert [command[:3] for command in machine.commands] == [["-m", "utils.scripts.commands", "train"]]
     assert not run.VENV.exists()
 
 
@@ -536,8 +545,3 @@ def test_an_old_python_is_told_in_one_line(machine, monkeypatch, capsys):
 
 
 # --- agreement with the modules -------------------------------------------------------------------------
-
-
-def test_the_profiles_are_those_of_the_package():
-    assert set(run.PROFILES) == set(PROFILES)
-    assert {name for name, profile in PROFILES.items() if profile.unsloth} == set(run.GPU_PROFILES)

@@ -18,8 +18,8 @@ import nbformat
 import pytest
 
 from utils import setup
-from utils.profiles import ROOT
-from utils.series import NOTEBOOKS
+from utils.files import ROOT
+from utils.scripts.notebooks import NOTEBOOKS
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the installers that stand in are Unix scripts")
 GPU_PINS, CPU_PINS = (setup.read_pins(ROOT / name) for name in ("requirements.txt", "requirements-cpu.txt"))
@@ -295,7 +295,7 @@ from pathlib import Path
 Path({folder!r}, "git.json").write_text(json.dumps(sys.argv[1:]))
 if {fails}:
     sys.exit("fatal: Remote branch not found in upstream origin")
-for name in ("utils/__init__.py", "utils/setup.py", "requirements.txt", "requirements-cpu.txt"):
+for name in ("utils/__init__.py", "utils/setup.py", "utils/files.py", "requirements.txt", "requirements-cpu.txt"):
     target = Path(sys.argv[-1], name)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path({root!r}, name), target)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from utils.profiles import ROOT
+from utils.files import ROOT
 
 
 def test_ruff_finds_nothing():
@@ -15,7 +15,7 @@ def test_ruff_finds_nothing():
 
 def test_importing_the_package_and_the_answer_checker_loads_only_the_standard_library():
     code = (
-        "import sys; before = set(sys.modules); import utils.answers, utils.rewards, utils.tiny_world; "
+        "import sys; before = set(sys.modules); import utils.rewards.functions, utils.data.tiny_world; "
         "print({m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names - {'utils'})"
     )
     assert (

@@ -1,3 +1,17 @@
-"""Helpers of the GRPO-Math series: one module, one idea. Importing the package itself loads nothing."""
+"""The house of the series: seven wings, each with the theme of a notebook, over four files that all of them stand on.
+
+    files, setup, stats, plots     whole files and hashes, the machine and its packages, every statistic, shared figures
+
+    data         01  questions, exact answers, the tiny world, leaks and wrong labels
+    rewards      02  reward functions, the bank and the bench they are tried on, the Reward Lab
+    model        00  profiles, the policy and its engines, the short decoding loop
+    training     04  GRPO, checkpoints, what to watch, whether it will run here
+    evaluation   05  protocol, card and comparison, kinds of errors, pass@k, the report
+    experiments  06  short runs over seeds, and what they say
+    scripts          behind run.py and assets/
+
+A wing imports from those above it only; rewards and model do not know each other, nor do training and evaluation
+(tests/test_imports.py). Every wing's own `__init__.py` says what its modules are for. Importing them loads nothing.
+"""
 
 __version__ = "0.1.0"

@@ -1,12 +1,19 @@
-"""Write whole files or none: first to a temporary file in the same folder, then rename."""
+"""Files: whole or not at all, known by their hashes, and named so that another machine understands.
+
+Every write goes to a temporary file in the same folder first, which is then renamed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -48,3 +55,31 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSONL file that this project wrote."""
     with Path(path).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def portable(model: str) -> str:
+    """A model's name as every machine knows it: a folder of this project relative to it, any other as given."""
+    path = Path(model)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else model
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    """The entries of one record that another one holds otherwise, in the order of the first.
+
+    Args:
+        names: what to call the two.
+    Example:
+        >>> differences({"seed": 3, "beta": 0.0}, {"seed": 0, "beta": 0.0}, ("runs/mine", "this call"))
+        ['seed is 3 in runs/mine and 0 in this call']
+    """
+    return [
+        f"{name} is {value!r} in {names[0]} and {here.get(name)!r} in {names[1]}"
+        for name, value in there.items()
+        if here.get(name) != value
+    ]

@@ -1,7 +1,7 @@
 """The set-up cell's work: install what is missing on Colab or Kaggle, and show wanted and found versions.
 
-Standard library only, since it runs before anything is installed. On one's own machine nothing is installed: there
-`python3 run.py` makes an environment of its own.
+Standard library only, `utils.files` included, since it runs before anything is installed. On one's own machine nothing
+is installed: there `python3 run.py` makes an environment of its own.
 
 What a hosted machine keeps. Its kernel has loaded numpy, pillow and matplotlib before the first cell runs, and its
 ipywidgets fit its own front end, so these stay at the versions found: an installer that replaced them would make the
@@ -21,7 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from utils.files import ROOT
+
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the pinned set has wheels for
 TOOLS = {"nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "hypothesis", "ruff"}  # not for notebooks
 LOADED_BY_THE_KERNEL = ("numpy", "pillow", "matplotlib")

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from tests.test_answers import FOOD, NOT_NUMBERS, NUMBERS, completion
-from utils.answers import gold_answer, is_correct
+from tests.data.test_answers import FOOD, NOT_NUMBERS, NUMBERS, completion
+
+from utils.data.answers import gold_answer, is_correct
 
 REPEATS = 5
 SLOW_SAMPLE = 300  # texts of a corpus that math-verify, some hundred times slower, is timed on

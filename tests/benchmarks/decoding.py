@@ -12,12 +12,11 @@ from unittest.mock import patch
 
 from transformers import set_seed
 
-from utils import decoding
-from utils.bank import ADAPTER
-from utils.data import load_questions
-from utils.generation import generate
-from utils.policy import load_policy, with_adapter
-from utils.profiles import get_profile
+from utils.data.questions import load_questions
+from utils.model import decoding
+from utils.model.policy import generate, load_policy, with_adapter
+from utils.model.profiles import get_profile
+from utils.scripts.record import ADAPTER
 
 REPEATS = 5
 

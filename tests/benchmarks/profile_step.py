@@ -32,13 +32,13 @@ from transformers.utils import logging
 
 from tests.benchmarks.speed import QUESTIONS, random_policy
 from tests.benchmarks.stock import write_csv
-from utils.experiment_plots import PURPLE, SKY
-from utils.files import write_bytes
+from utils.experiments.findings import PURPLE, SKY
+from utils.files import ROOT, write_bytes
+from utils.model.policy import load_policy
+from utils.model.profiles import get_profile
 from utils.plots import BLUE, GREEN, GREY, ORANGE, png
-from utils.policy import load_policy
-from utils.profiles import ROOT, get_profile
-from utils.record import machine
-from utils.training import build_trainer
+from utils.scripts.record import machine
+from utils.training.grpo import build_trainer
 
 STEPS, MATRIX = 12, 1_024
 REST = "TRL and data"

@@ -10,10 +10,9 @@ import statistics
 import time
 from collections.abc import Callable
 
-from utils.bank import load_bank
-from utils.rescore import changed_rank, changed_sign, lights, part_scores, rescore
-from utils.reward_lab import RewardLab
-from utils.rewards import REWARDS
+from utils.rewards.bank import changed_rank, changed_sign, lights, load_bank, part_scores, rescore
+from utils.rewards.functions import REWARDS
+from utils.rewards.lab import RewardLab
 
 REPEATS = 15
 

@@ -37,16 +37,14 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_se
 from transformers.utils import logging
 
 from tests.benchmarks.stock import Watch, best, stock_trainer, write_csv
-from utils.data import load_questions
-from utils.decoding import decode
-from utils.files import write_bytes
-from utils.generation import render_prompt
+from utils.data.questions import load_questions
+from utils.files import ROOT, write_bytes
+from utils.model.decoding import _distinct, decode
+from utils.model.policy import Policy, load_policy, render_prompt
+from utils.model.profiles import Profile, get_profile
 from utils.plots import BLUE, GREY, png
-from utils.policy import Policy, load_policy
-from utils.profiles import ROOT, Profile, get_profile
-from utils.prompt_sharing import _distinct
-from utils.record import fill_readme, machine
-from utils.training import build_trainer, training_questions
+from utils.scripts.record import fill_readme, machine
+from utils.training.grpo import build_trainer, training_questions
 
 LIMIT = 30.0  # seconds of training; a run that is not at 80% by then counts as this
 FIRST_PAUSE, GROWTH = 1.0, 6 / 5  # seconds before the first evaluation, and from each to the next

@@ -25,13 +25,13 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from utils.data import load_questions
-from utils.evaluation import evaluate
-from utils.files import write_text
-from utils.policy import Policy, add_lora, load_policy
-from utils.profiles import ROOT, get_profile
-from utils.rewards import REWARDS
-from utils.training import build_dataset
+from utils.data.questions import load_questions
+from utils.evaluation.evaluate import evaluate
+from utils.files import ROOT, write_text
+from utils.model.policy import Policy, add_lora, load_policy
+from utils.model.profiles import get_profile
+from utils.rewards.functions import REWARDS
+from utils.training.grpo import build_dataset
 
 TARGET = 0.8  # strict accuracy on the test split
 FIRST = 500  # test questions that judge at each pause; the others are asked only where these reach the target

@@ -13,11 +13,11 @@ from typing import Any
 
 from tests.gpu.meter import EachStep, Meter
 from tests.gpu.stand_in import full_prompts, hash_reward, proof_profile
-from utils.data import chat_prompt, load_questions
+from utils.data.questions import chat_prompt, load_questions
 from utils.files import write_json
-from utils.policy import load_policy
+from utils.model.policy import load_policy
 from utils.setup import versions
-from utils.training import build_trainer, run_training
+from utils.training.grpo import build_trainer, run_training
 
 LOG = ("loss", "grad_norm", "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length")
 

@@ -31,15 +31,16 @@ import torch
 
 from tests.gpu.report import collect
 from tests.gpu.stand_in import CONFIGS, random_model
-from utils import record, report
-from utils.data import load_questions
-from utils.evaluation import evaluate
-from utils.files import write_json
-from utils.memory import GIB
-from utils.policy import load_policy
-from utils.profiles import ROOT, get_profile
+from utils.data.questions import load_questions
+from utils.evaluation import report
+from utils.evaluation.evaluate import evaluate
+from utils.files import ROOT, write_json
+from utils.model.policy import load_policy
+from utils.model.profiles import get_profile
+from utils.scripts import record
 from utils.setup import machine, versions
-from utils.training import train
+from utils.training.grpo import train
+from utils.training.memory import GIB
 
 ENGINES = ("unsloth", "transformers")
 ROOM = int(14.56 * GIB)  # a T4's memory as torch names it in its out-of-memory messages

@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.gpu.meter import PHASES
 from utils.files import write_json, write_text
-from utils.memory import GIB, memory_model, peak, size
-from utils.profiles import Profile
+from utils.model.profiles import Profile
+from utils.training.memory import GIB, memory_model, peak, size
 
 GOAL = 14 * GIB  # of a T4's 14.6 GiB
 NOT_PROVEN = (

@@ -16,9 +16,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from utils.data import Question, chat_prompt
-from utils.memory import SHAPES
-from utils.profiles import PROFILES, QWEN_3B, Profile
+from utils.data.questions import Question, chat_prompt
+from utils.model.profiles import PROFILES, QWEN_3B, Profile
+from utils.training.memory import SHAPES
 
 TOKENIZER = Path(PROFILES["tiny"].model)
 QWEN = {  # beside the shape; from the same config.json

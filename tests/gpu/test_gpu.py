@@ -8,7 +8,7 @@ import torch
 
 from tests.gpu import prove, report
 from tests.gpu.stand_in import random_model
-from utils.memory import GIB
+from utils.training.memory import GIB
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found: not measured here")
 

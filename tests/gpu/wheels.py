@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from utils.profiles import ROOT
+from utils.files import ROOT
 from utils.setup import read_pins
 
 PINNED = {"transformers", "trl"}  # from requirements.txt, in the set "pinned" alone

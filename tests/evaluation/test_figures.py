@@ -1,0 +1,304 @@
+"""The pictures of an evaluation: what stands in them, to the bar, label and band, also at the ends of the scale."""
+
+import dataclasses
+import random
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.patches import PathPatch, Rectangle
+
+from utils.evaluation import figures as pictures
+from utils.evaluation.errors import ERROR_TYPES, RIGHT
+from utils.evaluation.evaluate import RATES, Verdict, compare, rates
+from utils.evaluation.sampling import ballot, calibration, curves, gain_curves
+from utils.plots import BLUE, GREEN, GREY, RED, png
+from utils.stats import wilson_interval
+
+MINUS = "\N{MINUS SIGN}"
+KINDS = tuple(name for name, _meaning in ERROR_TYPES)
+BAD = Verdict("i", "q", "7", "x", 40, strict=False, lenient=False, format=False, truncated=False, no_answer=False)
+GOOD = dataclasses.replace(BAD, strict=True, lenient=True, format=True, tokens=20)
+UNTAGGED = dataclasses.replace(BAD, lenient=True)
+
+
+def asked(*verdicts):
+    return [dataclasses.replace(v, id=str(i), question=f"question {i}") for i, v in enumerate(verdicts)]
+
+
+BASE = asked(*[GOOD] * 50, *[UNTAGGED] * 20, *[BAD] * 30)
+TRAINED = asked(*[GOOD] * 45, *[BAD] * 5, *[GOOD] * 20, *[GOOD] * 10, *[BAD] * 20)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def bars(axes):
+    return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def overlaps(figure, axes):
+    """Pairs of texts in the axes that lie on one another."""
+    renderer = figure.canvas.get_renderer()
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in axes.texts]
+    return [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)]
+
+
+def drawn(figure):
+    """The figure, laid out; and wide enough for a page, not wider."""
+    assert png(figure)[:4] == b"\x89PNG"
+    FigureCanvasAgg(figure).draw()
+    assert 850 <= 110 * figure.get_figwidth() <= 900
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- card and flips
+
+
+def test_the_card_shows_every_rate_with_its_interval():
+    figure = drawn(pictures.card_figure(rates(BASE), rates(TRAINED)))
+    (axes,) = figure.axes
+    shown = [(to_hex(bar.get_facecolor()).upper(), round(bar.get_width())) for bar in bars(axes)]
+    assert shown == [(GREY, 50), (GREY, 70), (GREY, 50), (GREY, 0), (GREY, 0)] + [(BLUE, 75)] * 3 + [(BLUE, 0)] * 2
+    low, high = wilson_interval(75, 100)
+    assert f"75.0%  [{100 * low:.1f}, {100 * high:.1f}]" in texts(axes)
+    assert len(bars(axes)) == 2 * len(RATES) and len(axes.get_yticks()) == len(RATES)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["base", "trained"]
+    swatches = [to_hex(patch.get_facecolor()).upper() for patch in axes.get_legend().get_patches()]
+    assert swatches == [GREY, BLUE]
+    assert not overlaps(figure, axes)
+
+
+def test_the_card_at_the_ends_of_the_scale():
+    worst = dataclasses.replace(BAD, truncated=True, no_answer=True)
+    figure = drawn(pictures.card_figure(rates(asked(*[worst] * 5)), rates(asked(*[GOOD] * 5))))
+    assert texts(figure.axes[0]).count("100.0%  [56.6, 100.0]") == 5 == texts(figure.axes[0]).count("0.0%  [0.0, 43.4]")
+    assert not overlaps(figure, figure.axes[0])
+
+
+def test_a_rate_that_stored_completions_do_not_tell_is_named_so():
+    unknown = asked(*[dataclasses.replace(GOOD, truncated=None)] * 5)
+    axes = drawn(pictures.card_figure(rates(unknown), rates(unknown))).axes[0]
+    assert texts(axes).count("not recorded") == 2 and len(bars(axes)) == 8
+
+
+def test_the_flips_and_the_steps_from_before_to_after():
+    figure = drawn(pictures.flips_figure(compare(BASE, TRAINED)))
+    strip, steps = figure.axes
+    assert [bar.get_width() for bar in bars(strip)] == [45, 30, 5, 20]
+    assert [bar.get_x() for bar in bars(strip)] == [0, 45, 75, 80]
+    assert "fixed: 30 (30.0%)" in [text.get_text() for text in strip.get_legend().get_texts()]
+    assert [(bar.get_y(), bar.get_height()) for bar in bars(steps)] == [(0, 50), (50, 20), (70, 10), (80, -5), (0, 75)]
+    assert texts(steps) == [
+        "50\n50.0%",
+        "+20\n+20.0 points",
+        "+10\n+10.0 points",
+        f"{MINUS}5\n{MINUS}5.0 points",
+        "75\n75.0%",
+    ]
+    assert "+25.0 points" in steps.get_title() and "McNemar p = " in steps.get_title()
+
+
+@pytest.mark.parametrize(
+    ("base", "trained"),
+    [(GOOD, GOOD), (BAD, BAD), (BAD, GOOD), (GOOD, BAD), (UNTAGGED, GOOD)],
+    ids=["right", "wrong", "fixed", "broken", "format fixed"],
+)
+def test_the_flips_of_five_alike(base, trained):
+    figure = drawn(pictures.flips_figure(compare(asked(*[base] * 5), asked(*[trained] * 5))))
+    _strip, steps = figure.axes
+    assert bars(steps)[-1].get_height() == 5 * trained.strict and not overlaps(figure, steps)
+    assert f"{MINUS}0" not in "".join(texts(steps)) + steps.get_title() and "+0" not in steps.get_title()
+    assert all(tick == round(tick) for tick in steps.get_yticks())
+
+
+# --------------------------------------------------------------------------------------------- the flow
+
+FLOWS = {
+    (RIGHT, RIGHT): 604,
+    (RIGHT, "no tag"): 20,
+    ("no tag", RIGHT): 100,
+    ("arithmetic slip", RIGHT): 200,
+    ("arithmetic slip", "arithmetic slip"): 60,
+    ("truncated", RIGHT): 8,
+    ("unparsable", "dropped step"): 8,
+}
+
+
+def test_rare_errors_flow_together_and_nothing_is_lost():
+    assert pictures.merge_flows(FLOWS) == {
+        ("right", "right"): 604,
+        ("right", "no tag"): 20,
+        ("no tag", "right"): 100,
+        ("arithmetic slip", "right"): 200,
+        ("arithmetic slip", "arithmetic slip"): 60,
+        ("rare errors", "right"): 8,
+        ("rare errors", "rare errors"): 8,
+    }
+    assert len(pictures.merge_flows({(RIGHT, RIGHT): 1000, **{(RIGHT, kind): 30 for kind in KINDS}})) == 1 + len(KINDS)
+    alone = {(RIGHT, RIGHT): 99, ("truncated", RIGHT): 1, ("no tag", RIGHT): 0}
+    assert pictures.merge_flows(alone) == {("right", "right"): 99, ("truncated", "right"): 1}
+    hopeless = {(RIGHT, "truncated"): 1, ("truncated", "truncated"): 998, ("no tag", "truncated"): 1}
+    assert pictures.merge_flows(hopeless) == hopeless  # right is no error, however rare
+    with pytest.raises(ValueError, match="no transitions"):
+        pictures.merge_flows({(RIGHT, RIGHT): 0})
+
+
+def test_a_band_for_each_flow_in_the_colour_of_its_fate():
+    figure = drawn(pictures.flow_figure(FLOWS))
+    (axes,) = figure.axes
+    bands = [patch for patch in axes.patches if isinstance(patch, PathPatch)]
+    colours = [to_hex(band.get_facecolor()).upper() for band in bands]
+    assert {colour: colours.count(colour) for colour in (BLUE, GREEN, RED)} == {BLUE: 1, GREEN: 3, RED: 1}
+    assert len(bands) == 7
+    heights = sorted(round(1000 * (b.get_path().vertices[0, 1] - b.get_path().vertices[7, 1])) for b in bands)
+    assert heights == sorted(pictures.merge_flows(FLOWS).values())
+    assert {"right\n624 (62.4%)", "right\n912 (91.2%)", "arithmetic slip\n260 (26.0%)"} <= set(texts(axes))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["right both times: 604", "fixed: 308", "broken: 20", "wrong both times: 68"]
+
+
+def test_a_band_fills_its_blocks_from_edge_to_edge():
+    axes = drawn(pictures.flow_figure(FLOWS)).axes[0]
+    for x, vertices in ((0, (0, 7)), (1, (3, 4))):
+        blocks = [b for b in bars(axes) if (b.get_x() < 0.5) == (x == 0)]
+        edges = [band.get_path().vertices for band in axes.patches if isinstance(band, PathPatch)]
+        spans = [(v[vertices[1], 1], v[vertices[0], 1]) for v in edges]
+        for block in blocks:
+            bottom, top = block.get_y(), block.get_y() + block.get_height()
+            inside = sorted((a, b) for a, b in spans if a >= bottom - 1e-9 and b <= top + 1e-9)
+            assert [bottom, *(b for _a, b in inside)] == pytest.approx([*(a for a, _b in inside), top])
+
+
+@pytest.mark.parametrize(
+    "flows",
+    [
+        {(RIGHT, RIGHT): 5},
+        {("truncated", RIGHT): 5},
+        {(RIGHT, "truncated"): 5},
+        {(RIGHT, RIGHT): 1200, **{(kind, RIGHT): 34 + i for i, kind in enumerate(KINDS)}, (RIGHT, "truncated"): 1},
+        {(RIGHT, RIGHT): 1000, **{(RIGHT, kind): 30 for kind in KINDS}},
+        {(a, b): 1 for a in (RIGHT, *KINDS) for b in (RIGHT, *KINDS)},
+        {(a, b): random.Random(f"{a}{b}").choice([0, 1, 3, 30, 80]) for a in (RIGHT, *KINDS) for b in (RIGHT, *KINDS)},
+    ],
+    ids=["all right", "all fixed", "all broken", "thin before", "thin after", "all alike", "mixed"],
+)
+def test_no_label_of_a_flow_lies_on_another(flows):
+    figure = drawn(pictures.flow_figure(flows))
+    (axes,) = figure.axes
+    assert not overlaps(figure, axes)
+    lowest, highest = axes.get_ylim()
+    assert all(lowest <= text.get_position()[1] <= highest for text in axes.texts)
+
+
+# --------------------------------------------------------------------------------- many samples a question
+
+
+def sampled(*rights, n=8):
+    return [ballot(str(i), "7", ["7"] * right + ["8"] * (n - right)) for i, right in enumerate(rights)]
+
+
+def test_pass_curves_show_the_curves_and_the_gain():
+    base, trained = sampled(*[2] * 20, *[0] * 10), sampled(*[8] * 20, *[0] * 10)
+    figure = drawn(pictures.pass_curves(curves(base), curves(trained), gain_curves(base, trained)))
+    rate, added = figure.axes
+    lines = {line.get_label(): line.get_ydata() for line in rate.lines}
+    assert list(lines) == ["base: pass@k", "base: maj@k", "trained: pass@k", "trained: maj@k"]
+    assert lines["base: pass@k"][0] == pytest.approx(100 * 20 / 30 / 4)
+    assert lines["base: pass@k"][-1] == lines["trained: pass@k"][-1] == pytest.approx(100 * 20 / 30)
+    assert len(rate.collections) == 4 and len(added.collections) == 2  # the bands
+    gain = added.lines[0].get_ydata()
+    assert gain[0] == pytest.approx(50) and gain[-1] == 0
+    assert "30 questions, lenient" in rate.get_title() and "0 gained, 0 lost" in added.get_title()
+    assert "no change of ability shown" in added.get_title()
+
+
+@pytest.mark.parametrize(
+    ("base", "trained", "said"), [(0, 8, "ability added"), (8, 0, "ability lost"), (8, 8, "no change of ability")]
+)
+def test_the_title_says_what_the_test_says(base, trained, said):
+    def title(questions):
+        a, b = sampled(*[base] * questions), sampled(*[trained] * questions)
+        return pictures.pass_curves(curves(a), curves(b), gain_curves(a, b)).axes[1].get_title()
+
+    assert said in title(6)
+    assert "no change of ability shown" in title(5)  # five of five are a p-value of 0.06
+
+
+def test_one_sample_is_a_point():
+    one = curves(sampled(1, 0, n=1))
+    axes = drawn(pictures.pass_curves(one, one, gain_curves(sampled(1, 0, n=1), sampled(1, 0, n=1)))).axes[0]
+    assert all(line.get_marker() == "." for line in axes.lines)
+
+
+def test_calibration_shows_bins_intervals_and_numbers():
+    base = calibration(sampled(*[8] * 6, *[6] * 3, *[2] * 4))
+    figure = drawn(pictures.calibration_figure(base, calibration([ballot("q", "7", ["none"] * 8)])))
+    left, right = figure.axes
+    points = left.lines[1]
+    assert points.get_xdata().tolist() == [75, 100] and points.get_ydata().tolist() == pytest.approx([300 / 7, 100])
+    assert texts(left) == ["7", "6"] and "calibration error 17 points" in left.get_title()
+    assert right.get_title() == "trained: no answers" and not texts(right)
+
+
+def test_the_numbers_of_full_bins_stand_apart():
+    full = calibration(sampled(*range(1, 9)) * 1200)
+    figure = drawn(pictures.calibration_figure(full, full))
+    assert len(texts(figure.axes[0])) == 5 and not overlaps(figure, figure.axes[0])
+
+
+# ----------------------------------------------------------------------------- length, and training's reward
+
+
+def lengths(*pairs):
+    return [dataclasses.replace(GOOD if right else BAD, tokens=tokens) for tokens, right in pairs]
+
+
+def test_length_bins_hold_every_completion_once():
+    rng = random.Random(0)
+    base = lengths(*((rng.randrange(10, 60), rng.random() < 0.5) for _ in range(301)))
+    trained = lengths(*((rng.randrange(20, 90), rng.random() < 0.8) for _ in range(301)))
+    table = pictures.length_bins(base, trained)
+    assert len(table) == 6 and table[0]["from"] == 10 and table[-1]["to"] == 89
+    assert all(before["to"] + 1 == after["from"] for before, after in zip(table, table[1:], strict=False))
+    sizes = [sum(row[name]["n"] for name in ("base", "trained") if row[name]) for row in table]
+    assert sum(sizes) == 602 and max(sizes) < 1.25 * min(sizes)
+    assert sum(row["base"]["count"] for row in table if row["base"]) == sum(v.strict for v in base)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_length_bins_of_a_few(count):
+    table = pictures.length_bins(lengths(*[(96, False)] * count), lengths(*[(20, True)] * count))
+    assert sum(row["base"]["n"] for row in table if row["base"]) == count
+    assert sum(row["trained"]["n"] for row in table if row["trained"]) == count
+    assert table[0]["base"] is None and table[0]["trained"]["rate"] == 1
+
+
+def test_length_bins_need_lengths():
+    with pytest.raises(ValueError, match="token counts"):
+        pictures.length_bins([dataclasses.replace(GOOD, tokens=None)], [GOOD])
+    with pytest.raises(ValueError, match="needs completions"):
+        pictures.length_bins([], [])
+
+
+def test_accuracy_by_length_names_the_numbers():
+    axes = drawn(pictures.length_accuracy(lengths(*[(96, False)] * 4), lengths(*[(20, True)] * 3))).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["20\n0 | 3", "21\N{EN DASH}96\n4 | 0"]
+    base, trained = (container.lines[0] for container in axes.containers)
+    assert base.get_ydata().tolist() == [0] and trained.get_ydata().tolist() == [100]
+
+
+def test_reward_above_held_out_accuracy():
+    history = [{"step": i, "reward": 0.1 * i, "rewards/strict_metric/mean": 0.05 * i} for i in range(1, 9)]
+    held = {8: _held(45), 0: _held(20), 4: _held(40)}
+    top, below = drawn(pictures.reward_and_accuracy(history, held)).axes
+    assert top.lines[0].get_ydata() == pytest.approx([0.1 * i for i in range(1, 9)])
+    held_out = below.containers[0].lines[0]
+    assert held_out.get_xdata().tolist() == [0, 4, 8] and held_out.get_ydata().tolist() == [40, 80, 90]
+    assert "n = 50" in below.containers[0].get_label() and top.get_xlim() == below.get_xlim()
+
+
+def _held(count, n=50):
+    low, high = wilson_interval(count, n)
+    return {"rate": count / n, "low": low, "high": high, "n": n}

@@ -1,0 +1,46 @@
+"""Two short runs side by side: same start, same questions; the default run is the same whatever runs beside it."""
+
+import dataclasses
+
+import pytest
+
+from utils.experiments import short_run as what_if
+from utils.rewards.functions import REWARDS, format_reward
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(
+        what_if, "PROFILE", dataclasses.replace(what_if.PROFILE, steps=2, prompts_per_step=2, micro_batch=16)
+    )
+    monkeypatch.setattr(what_if, "HELD_OUT", 8)
+
+
+def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
+    seen = []
+    run = what_if.short_run({format_reward: 1.0}, lambda history, steps: seen.append((len(history), steps)))
+    assert seen == [(1, 2), (2, 2)] and len(run.history) == 2
+    assert all("rewards/strict_metric/mean" in line for line in run.history)
+    for rates in (run.before, run.after):
+        assert rates["strict"]["n"] == 8 and 0 <= rates["strict"]["low"] <= rates["strict"]["rate"] <= 1
+
+
+def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
+    first, again, other = (
+        what_if.short_run(r, lambda history, steps: None) for r in (REWARDS, REWARDS, {format_reward: 1.0})
+    )
+    judged = "rewards/strict_metric/mean", "completions/mean_length"
+    assert [[line[key] for key in judged] for line in first.history] == [
+        [line[key] for key in judged] for line in again.history
+    ]
+    assert first.history[0]["completions/mean_length"] == other.history[0]["completions/mean_length"]
+
+
+def test_it_stops_when_asked(short):
+    assert what_if.short_run(REWARDS, lambda history, steps: None, stopped=lambda: True) is None
+
+
+def test_the_held_out_questions_are_not_in_the_bank():
+    from utils.rewards.bank import load_bank
+
+    assert not {q.question for q in what_if.held_out()} & {group.question for group in load_bank().groups}

@@ -1,0 +1,308 @@
+"""The short decoding loop beside the model it stands in for: greedy tokens, sampled distribution, what it suits."""
+
+import copy
+import math
+from collections import Counter
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from utils.data.questions import load_questions
+from utils.files import ROOT
+from utils.model import decoding
+from utils.model.decoding import LARGEST, decode, suits
+from utils.model.policy import load_policy, render_prompt, with_adapter
+from utils.model.profiles import get_profile
+
+PROFILE = get_profile("tiny")
+ADAPTER = ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"
+END = 2
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_policy(PROFILE)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return with_adapter(load_policy(PROFILE), ADAPTER)
+
+
+@pytest.fixture(params=["base", "trained"])
+def policy(request):
+    return request.getfixturevalue(request.param)
+
+
+def prompts(policy, count, start=0):
+    """The first test questions as the model reads them, of uneven length, padded on the left."""
+    texts = [render_prompt(policy, q.question) for q in load_questions("tiny", "test")[start : start + count]]
+    return policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+
+
+def padded(*rows):
+    """Token lists as (input_ids, attention_mask), padded on the left with 0."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def ours(model, ids, mask, n=1, cap=64, temperature=0.0, end=END):
+    return decode(model, ids, mask, torch.arange(len(ids)).repeat_interleave(n), cap, temperature, end)
+
+
+def theirs(model, ids, mask, n=1, cap=64, end=END):
+    """What `model.generate` decodes greedily, each row cut behind its end token."""
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids.repeat_interleave(n, 0),
+            attention_mask=mask.repeat_interleave(n, 0),
+            max_new_tokens=cap,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=0,
+        )
+    rows = output[:, ids.shape[1] :].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]
+
+
+def next_probabilities(model, ids, mask, temperature=1.0):
+    """The model's own distribution of the token after each row, (B, vocabulary)."""
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1]
+    return (logits / temperature).softmax(-1)
+
+
+# ---------------------------------------------------------------------------------------------- greedy
+
+
+@pytest.mark.parametrize("count, n", [(24, 1), (5, 3)])
+def test_greedy_tokens_are_those_of_generate(policy, count, n):
+    inputs = prompts(policy, count)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    assert len(set(mask.sum(1).tolist())) > 3, "the prompts should differ in length"
+    found = ours(policy.model, ids, mask, n)
+    assert found == theirs(policy.model, ids, mask, n)
+    assert len({len(row) for row in found}) > 2, "the completions should end at different places"
+
+
+def test_base_and_trained_answers_differ(base, trained):
+    """Otherwise the comparison with the adapter above would compare the base model twice."""
+    inputs = prompts(base, 24)
+    assert ours(base.model, **names(inputs)) != ours(trained.model, **names(inputs))
+
+
+def names(inputs):
+    return {"ids": inputs["input_ids"], "mask": inputs["attention_mask"]}
+
+
+def test_an_adapter_that_is_switched_off_or_merged(base, trained):
+    inputs = names(prompts(base, 8))
+    with trained.model.disable_adapter():
+        assert ours(trained.model, **inputs) == ours(base.model, **inputs)
+    merged = copy.deepcopy(trained.model)
+    merged.merge_adapter()
+    assert ours(merged, **inputs) == ours(trained.model, **inputs)
+
+
+def test_prompts_of_one_token_alone_and_beside_longer_ones(policy):
+    for rows in ([[5]], [[5], [9], [200]], [[5], [1, 7, 8, 9, 10, 11], [300, 4]]):
+        ids, mask = padded(*rows)
+        assert ours(policy.model, ids, mask, 2, cap=20) == theirs(policy.model, ids, mask, 2, cap=20)
+
+
+def test_a_batch_of_one(policy):
+    inputs = names(prompts(policy, 1))
+    found = ours(policy.model, **inputs)
+    assert len(found) == 1 and found[0][-1] == END
+    assert found == theirs(policy.model, **inputs)
+
+
+@pytest.mark.parametrize("cap", [1, 2, 7])
+def test_the_cap_is_kept(policy, cap):
+    inputs = names(prompts(policy, 6))
+    found = ours(policy.model, **inputs, cap=cap)
+    assert [len(row) for row in found] == [cap] * 6 and not any(END in row for row in found)
+    assert found == theirs(policy.model, **inputs, cap=cap)
+
+
+def test_some_end_before_the_cap_and_some_at_it(policy):
+    inputs = names(prompts(policy, 16))
+    lengths = sorted(map(len, ours(policy.model, **inputs)))
+    cap = lengths[8]  # a token after which half of them have ended
+    found = ours(policy.model, **inputs, cap=cap)
+    assert {row[-1] == END for row in found} == {True, False}
+    assert found == theirs(policy.model, **inputs, cap=cap)
+
+
+def test_all_end_with_their_first_token(policy):
+    inputs = names(prompts(policy, 1))
+    first = ours(policy.model, **inputs)[0][0]
+    assert ours(policy.model, **inputs, n=4, end=first) == [[first]] * 4
+
+
+def test_prompt_of_may_name_any_prompt_in_any_order(base):
+    inputs = prompts(base, 3)
+    alone = ours(base.model, **names(inputs))
+    order = [2, 0, 0, 2, 2]  # prompt 1 is asked for by nobody
+    found = decode(base.model, **inputs, prompt_of=torch.tensor(order), cap=64, temperature=0.0, end_token=END)
+    assert found == [alone[i] for i in order]
+
+
+def test_the_batch_is_packed_as_completions_end(base, monkeypatch):
+    """Without packing the tokens are the same, so what is left of the batch is looked at."""
+    left = []
+    keep = decoding.Cache.keep
+    monkeypatch.setattr(decoding.Cache, "keep", lambda cache, rows: (left.append(int(rows.sum())), keep(cache, rows)))
+    ours(base.model, **names(prompts(base, 24)))
+    assert left and left == sorted(left, reverse=True) and left[-1] < 12
+
+
+# --------------------------------------------------------------------------------------------- sampled
+
+DRAWS, AT_ONCE = 10_000, 1_000
+
+
+def far(counts, probabilities):
+    """How far counts lie from a distribution: (chi-square - degrees of freedom) in standard deviations.
+
+    Tokens expected fewer than five times are taken together, as the test of chi-square asks.
+    """
+    total = sum(counts.values())
+    often = [i for i, p in enumerate(probabilities.tolist()) if p * total >= 5]
+    cells = [(counts[i], probabilities[i].item() * total) for i in often]
+    rest = 1 - sum(probabilities[i].item() for i in often)
+    seldom = total - sum(seen for seen, _ in cells)
+    if rest * total >= 5:
+        cells.append((seldom, rest * total))
+    else:
+        assert seldom <= 30, f"{seldom} draws of tokens that should come {rest * total:.2f} times in {total}"
+    square = sum((seen - expected) ** 2 / expected for seen, expected in cells)
+    freedom = len(cells) - 1
+    return (square - freedom) / math.sqrt(2 * freedom)
+
+
+def uncertain(policy):
+    """A text of which the model is unsure how it goes on: a question's first words, as (1, L) ids and mask."""
+    words = prompts(policy, 1)["input_ids"][0].tolist()
+    cuts = [padded(words[:end]) for end in range(4, len(words) - 1)]
+
+    def entropy(cut):
+        p = next_probabilities(policy.model, *cut)[0]
+        return -(p * p.clamp(min=1e-12).log()).sum().item()
+
+    return max(cuts, key=entropy)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_first_and_second_token_have_the_models_distribution(policy, temperature):
+    ids, mask = uncertain(policy)
+    set_seed(1)
+    rows = [row for _ in range(DRAWS // AT_ONCE) for row in ours(policy.model, ids, mask, AT_ONCE, 2, temperature, -1)]
+    first, second = (Counter(column) for column in zip(*rows, strict=True))
+    expected = next_probabilities(policy.model, ids, mask, temperature)[0]
+    every = torch.arange(len(expected))[:, None]
+    longer = torch.cat([ids.expand(len(every), -1), every], 1)
+    then = expected @ next_probabilities(policy.model, longer, torch.ones_like(longer), temperature)
+    assert far(first, expected) < 5 and far(second, then) < 5
+    hotter = next_probabilities(policy.model, ids, mask, 1.3 * temperature)[0]
+    assert far(first, hotter) > 8 and far(second, expected) > 8, "this test would see nothing"
+
+
+def test_the_loops_log_probabilities_are_the_models(policy, monkeypatch):
+    """Each sampled token's log-probability in the loop, beside that of the model reading the finished text."""
+    picked = []
+    pick = decoding._pick
+
+    def watch(logits, temperature):
+        tokens = pick(logits, temperature)
+        picked.append(logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
+        return tokens
+
+    monkeypatch.setattr(decoding, "_pick", watch)
+    monkeypatch.setattr(decoding, "LEAVE", 0.0)  # nobody leaves, so that row i stays row i
+    inputs = prompts(policy, 6)
+    set_seed(2)
+    rows = ours(policy.model, **names(inputs), n=2, cap=40, temperature=1.0)
+    implied = torch.stack(picked, 1)
+    for i, row in enumerate(rows):
+        prompt = inputs["input_ids"][i // 2][inputs["attention_mask"][i // 2].bool()].tolist()
+        with torch.inference_mode():
+            logits = policy.model(input_ids=torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
+        read = logits.log_softmax(-1).gather(-1, torch.tensor(row)[:, None])[:, 0]
+        assert torch.allclose(implied[i, : len(row)], read, atol=2e-4)
+
+
+def test_rows_of_one_prompt_are_drawn_independently(base):
+    set_seed(3)
+    rows = ours(base.model, **names(prompts(base, 4)), n=8, temperature=1.0)
+    assert all(len({tuple(row) for row in rows[i : i + 8]}) > 1 for i in range(0, 32, 8))
+
+
+def test_a_seed_fixes_what_is_sampled(base):
+    found = []
+    for seed in (4, 4, 5):
+        set_seed(seed)
+        found.append(ours(base.model, **names(prompts(base, 3)), n=4, temperature=1.0))
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_token_without_probability_is_never_drawn():
+    logits = torch.full((50_000, 4), float("-inf"))
+    logits[:, 1], logits[:, 2] = 0.0, math.log(3)
+    set_seed(6)
+    drawn = Counter(decoding._pick(logits, 1.0).tolist())
+    assert drawn.keys() == {1, 2} and abs(drawn[2] / 50_000 - 0.75) < 0.01
+
+
+# ---------------------------------------------------------------------------------------------- suits
+
+
+def small(**changes):
+    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, max_window_layers=1)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1)
+    return Qwen2ForCausalLM(Qwen2Config(**(numbers | heads | changes)))
+
+
+def test_suits_the_embedded_model_with_and_without_an_adapter(base, trained):
+    assert suits(base.model) and suits(trained.model) and suits(small())
+
+
+def test_other_models_keep_their_generate(monkeypatch):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    assert not suits(LlamaForCausalLM(LlamaConfig(**numbers)))
+    assert not suits(small(use_sliding_window=True, sliding_window=8))
+    assert not suits(small(rope_scaling={"rope_type": "linear", "factor": 2.0}))
+    assert not suits(small().to("meta")), "only a CPU's arithmetic is so cheap that the rest counts"
+    model = small()
+    monkeypatch.setattr(decoding, "LARGEST", model.num_parameters() - 1)
+    assert not suits(model)
+
+
+def test_the_smallest_published_qwen_is_too_large():
+    config = Qwen2Config(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14)
+    config.num_key_value_heads, config.vocab_size, config.tie_word_embeddings = 2, 151_936, True
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config)
+    assert 4e8 < model.num_parameters() < 6e8 and model.num_parameters() > LARGEST
+
+
+@pytest.mark.parametrize("heads, key_heads, tied", [(4, 4, True), (4, 1, False), (8, 2, True)])
+def test_other_shapes_of_the_same_kind(heads, key_heads, tied):
+    torch.manual_seed(0)
+    numbers = dict(hidden_size=64, num_hidden_layers=3, vocab_size=97, initializer_range=0.3)
+    model = small(**numbers, num_attention_heads=heads, num_key_value_heads=key_heads, tie_word_embeddings=tied).eval()
+    for bias in (p for name, p in model.named_parameters() if name.endswith("bias")):
+        torch.nn.init.normal_(bias)
+    ids, mask = padded([5], [1, 7, 8, 9, 10, 11], [30, 4])
+    found = ours(model, ids, mask, cap=24)
+    assert found == theirs(model, ids, mask, cap=24)
+    assert len({tuple(row) for row in found}) == 3

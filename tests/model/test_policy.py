@@ -1,0 +1,71 @@
+"""Loading: the embedded model as shipped, adapters good and bad, and the ladder of engines."""
+
+import json
+
+import pytest
+import torch
+
+from utils.files import ROOT
+from utils.model import policy as policies
+from utils.model.policy import add_lora, check_adapter, load_policy
+from utils.model.profiles import PROFILES, get_profile
+
+TINY = get_profile("tiny")
+
+
+def test_the_embedded_model_is_a_small_qwen2_in_safetensors():
+    policy = load_policy(TINY)
+    folder = ROOT / "assets" / "tiny_model"
+    assert policy.model.config.architectures == ["Qwen2ForCausalLM"] and policy.engine == "transformers"
+    assert (folder / "model.safetensors").stat().st_size <= 5e6
+    assert not [f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".py")]
+    assert json.loads((folder / "config.json").read_text())["transformers_version"].startswith("4.57")
+
+
+def test_lora_covers_every_linear_layer_and_depends_on_the_seed_alone():
+    def adapter(seed):
+        model = add_lora(load_policy(TINY), seed)
+        return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    a, b, c = adapter(1), adapter(1), adapter(2)
+    assert len(a) == 4 * 7 * 2 and all(torch.equal(a[n], b[n]) for n in a)
+    assert any(not torch.equal(a[n], c[n]) for n in a)
+
+
+def test_a_missing_adapter_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="adapter_config.json is missing; give the folder that training wrote"):
+        check_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_damaged_adapter_is_refused(tmp_path, damaged):
+    add_lora(load_policy(TINY), seed=0).save_pretrained(tmp_path)
+    assert check_adapter(tmp_path) == tmp_path
+    content = (tmp_path / damaged).read_bytes()
+    (tmp_path / damaged).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged.*train again or use an earlier checkpoint"):
+        load_policy(TINY, tmp_path)
+
+
+def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch):
+    def unavailable(profile):
+        raise ImportError("No module named 'vllm'")
+
+    monkeypatch.setattr(policies.Profile, "check_machine", lambda self: None)
+    monkeypatch.setattr(
+        policies,
+        "_gpu_loaders",
+        lambda: {
+            "unsloth+vllm": unavailable,
+            "unsloth": unavailable,
+            "transformers": lambda profile: policies._load_transformers(TINY),
+        },
+    )
+    notices = []
+    assert load_policy(PROFILES["t4"], notify=notices.append).engine == "transformers"
+    assert len(notices) == 2 and all("No module named 'vllm'" in n and "same algorithm" in n for n in notices)
+
+
+def test_when_no_engine_loads_the_last_reason_is_given(tmp_path):
+    with pytest.raises(RuntimeError, match="profile tiny: .*nowhere could not be loaded"):
+        load_policy(TINY.replace(model=str(tmp_path / "nowhere")))

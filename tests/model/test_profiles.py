@@ -1,0 +1,78 @@
+"""Profiles: the built-in ones hold together, and each impossible combination is refused with its mend."""
+
+import pytest
+
+from utils.model.profiles import PROFILES, get_profile, pick_profile
+
+TINY = PROFILES["tiny"]
+
+
+@pytest.mark.parametrize(
+    "change, mend",
+    [
+        ({"micro_batch": 7}, "set micro_batch to a divisor"),
+        ({"group_size": 1}, "at least 2, got 1"),
+        ({"max_completion_tokens": 4_000}, "raise context_tokens"),
+        ({"dtype": "int8"}, "float32, float16 or bfloat16"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"temperature": 0.0}, "must be positive"),
+        ({"lr_power": -1.0}, "1 falls evenly"),
+        ({"beta": -1.0}, "beta must not be negative"),
+    ],
+)
+def test_a_combination_that_cannot_run_is_refused(change, mend):
+    with pytest.raises(ValueError, match=mend):
+        TINY.replace(**change)
+
+
+def test_the_environment_variable_decides(monkeypatch):
+    monkeypatch.setenv("GRPO_PROFILE", "laptop")
+    assert pick_profile() == "laptop"
+    monkeypatch.setenv("GRPO_PROFILE", "t5")
+    with pytest.raises(ValueError, match="tiny, laptop, t4, l4, a100.*'t5'"):
+        pick_profile()
+
+
+class Gpu:
+    def __init__(self, gib, major, minor):
+        self.total_memory, self.major, self.minor = gib * 2**30, major, minor
+
+
+@pytest.mark.parametrize(
+    "gpu, name",
+    [
+        (None, "tiny"),
+        (Gpu(15, 7, 5), "t4"),
+        (Gpu(22, 8, 9), "l4"),
+        (Gpu(39.5, 8, 0), "a100"),
+        (Gpu(80, 9, 0), "a100"),
+        (Gpu(4, 8, 6), "tiny"),
+        (Gpu(16, 6, 0), "tiny"),
+    ],
+)
+def test_the_default_suits_the_gpu_found(monkeypatch, gpu, name):
+    import torch
+
+    monkeypatch.delenv("GRPO_PROFILE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    assert pick_profile() == name
+
+
+def test_a_gpu_profile_without_a_gpu_says_what_to_click(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="Change runtime type"):
+        get_profile("t4").check_machine()
+
+
+def test_bfloat16_on_a_t4_is_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    get_profile("t4").check_machine()
+    with pytest.raises(RuntimeError, match="use the profile t4"):
+        get_profile("l4").check_machine()

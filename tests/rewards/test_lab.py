@@ -1,0 +1,197 @@
+"""The lab without a browser: sliders, texts and buttons as Python objects. tests/test_browser.py drives it in one."""
+
+import numpy as np
+import pytest
+
+from utils.experiments import short_run as what_if
+from utils.rewards.bank import Bank, load_bank
+from utils.rewards.functions import REWARDS, load_rewards
+from utils.rewards.lab import NEW_WEIGHT, RewardLab, live_table, rescore, verdict_table
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return Bank(load_bank().groups[:8] + load_bank().groups[-8:])
+
+
+@pytest.fixture
+def lab(bank):
+    return RewardLab(bank, short_run=what_if.short_run)
+
+
+def test_it_starts_from_the_default_where_nothing_has_changed(lab):
+    assert lab.rewards == REWARDS
+    assert "<b>0</b> of 128" in lab.effect.value and "85 of 85 rows in order" in lab.bench.value
+
+
+def test_a_slider_scores_the_whole_bank_again(lab):
+    lab.sliders["format_reward"].value = 2.0
+    assert "● a wrong answer can win" in lab.effect.value and "<b>0</b> of 128" not in lab.effect.value
+    assert "85 of 85" not in lab.bench.value and "what is wrong" in lab.bench.value
+    assert lab.scores() == rescore(lab.bank, list(lab.rewards), list(lab.rewards.values()))
+    lab.reset.click()
+    assert lab.rewards == REWARDS and "85 of 85" in lab.bench.value
+
+
+def test_another_group_brings_its_question_and_best_completion(lab):
+    lab.policy.value = "trained"
+    lab.group.value = 3
+    group = lab.bank.groups[8 + 3]
+    assert group.question.split(".")[0] in lab.table.value and lab.text.value in group.completions
+
+
+def test_the_next_changed_group_is_found_whichever_policy_it_is_of(lab):
+    lab.next.click()
+    assert "no advantage has changed" in lab.message.value
+    lab.sliders["correctness_reward"].value = -1.0  # turns every group with right and wrong answers
+    seen = []
+    for _ in range(320):
+        lab.next.click()
+        seen.append((lab.policy.value, lab.group.value))
+        assert "⇄" in lab.table.value
+    assert {policy for policy, _ in seen} == {"base", "trained"}
+
+
+def test_what_was_typed_stays_when_the_group_changes(lab):
+    first = lab.text.value
+    lab.group.value = 1
+    assert lab.text.value != first
+    lab.text.value = "mine"
+    lab.group.value = 2
+    assert lab.text.value == "mine"
+
+
+def test_a_reward_that_fails_in_the_bench_only_is_refused_too(lab, capsys):
+    @lab.reward
+    def unit(completions, **kwargs):
+        return [1 / len(text) for text in completions]
+
+    assert "unit" not in lab.sliders and "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_numpy_floats_work_and_a_default_name_is_taken(lab, capsys):
+    @lab.reward
+    def words(completions, **kwargs):
+        return [np.float32(text.count(" ") / 100) for text in completions]
+
+    lab.sliders["words"].value = 0.3
+    assert {type(total) for total in lab.scores().totals} == {float}
+
+    @lab.reward
+    def format_reward(completions, **kwargs):
+        return [1.0 for _ in completions]
+
+    assert "is the name of a default reward" in capsys.readouterr().out and lab.functions["format_reward"] in REWARDS
+
+
+def test_a_text_of_ones_own_is_scored_as_it_is_typed(lab):
+    gold = lab.bank.groups[0].gold
+    lab.text.value = "I do not know."
+    assert "<b>0</b></td></tr></table>" in lab.live.value
+    lab.text.value = f"<reasoning>\nx = {gold}\n</reasoning>\n<answer>{gold}</answer>"
+    assert "<b>1.2</b></td></tr></table>" in lab.live.value and "place 1 of 9" in lab.live.value
+
+
+def test_model_text_is_escaped(lab):
+    lab.text.value = "<script>alert(1)</script>"
+    assert "<script>" not in lab.live.value + lab.table.value + lab.bench.value
+
+
+def test_a_good_reward_gets_a_slider_and_a_better_version_replaces_it(lab):
+    @lab.reward
+    def brief(completions, **kwargs):
+        return [-len(text) / 100 for text in completions]
+
+    assert lab.sliders["brief"].value == NEW_WEIGHT and brief in lab.rewards
+    assert "brief" in lab.table.value and "brief" in lab.live.value
+    first = lab.scores().totals
+
+    @lab.reward  # noqa: F811
+    def brief(completions, **kwargs):
+        return [0.0 for _ in completions]
+
+    assert len(lab.weights.children) == 5 and lab.scores().totals != first
+
+
+def test_a_broken_reward_is_refused_with_the_completion_that_broke_it(lab, capsys):
+    @lab.reward
+    def ratio(completions, gold, **kwargs):
+        return [1 / (len(text) - len(lab.bank.completions[5])) for text in completions]
+
+    assert "ratio" not in lab.sliders and "refused: ratio raised ZeroDivisionError" in lab.message.value
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_reward_that_fails_on_an_edited_text_only_says_so(lab):
+    @lab.reward
+    def picky(completions, **kwargs):
+        return [1.0 if text != "boom" else {}["boom"] for text in completions]
+
+    lab.text.value = "boom"
+    assert "picky raised KeyError" in lab.live.value
+    lab.text.value = "fine"
+    assert "KeyError" not in lab.live.value
+
+
+def test_export_writes_a_file_that_loads(lab, tmp_path):
+    @lab.reward
+    def brief(completions, **kwargs):
+        return [-len(text) / 100 for text in completions]
+
+    lab.path.value = str(tmp_path / "mine.py")
+    lab.export.click()
+    assert "written and tested: python3 run.py train" in lab.message.value
+    assert [f.__name__ for f in load_rewards(tmp_path / "mine.py")] == list(lab.functions)
+    lab.path.value = str(tmp_path / "mine.txt")
+    lab.export.click()
+    assert "give one that ends in .py" in lab.message.value
+
+
+def test_what_if_trains_both_and_shows_curves_and_verdict(lab, monkeypatch):
+    short = what_if.PROFILE.replace(steps=2, prompts_per_step=2, micro_batch=16)
+    monkeypatch.setattr(what_if, "PROFILE", short)
+    monkeypatch.setattr(what_if, "HELD_OUT", 8)
+    lab.sliders["format_reward"].value = 0.0
+    lab.train.click()
+    assert lab.train.description == "Stop"
+    lab.training.join(timeout=300)
+    assert bytes(lab.curves.value).startswith(b"\x89PNG") and lab.curves.layout.display == ""
+    assert all(word in lab.verdict.value for word in ("before", "default", "yours", "8 held-out questions"))
+    assert lab.train.description.startswith("What if")
+    default = lab._default_run
+    lab.train.click()
+    lab.training.join(timeout=300)
+    assert lab._default_run is default, "the default run depends on nothing that the sliders change"
+
+
+def test_without_a_short_run_there_is_no_button_for_it(bank, lab):
+    def buttons(box):
+        return [child for child in box.children if hasattr(child, "children") for child in (child, *buttons(child))]
+
+    def shown(lab):
+        return [child for box in buttons(lab.box) for child in box.children if child is lab.train]
+
+    assert shown(lab) and not shown(RewardLab(bank))
+
+
+def test_what_if_stops_at_the_second_click(lab, monkeypatch):
+    lab.train.click()
+    lab.train.click()
+    lab.training.join(timeout=300)
+    assert "stopped" in lab.message.value and lab.verdict.value == ""
+
+
+def test_what_an_edited_text_would_be_in_its_group():
+    shown = live_table({"a": 1.0, "b": 0.5}, {"a": 1.0, "b": 0.2}, [1.2, 0.0, 1.0])
+    assert "0.2 × 0.5" in shown and "<b>1.1</b>" in shown and "place 2 of 4" in shown
+
+
+def test_the_verdict_speaks_of_intervals():
+    def rates(low, rate, high):
+        return {name: {"low": low, "rate": rate, "high": high, "n": 200} for name in ("strict", "lenient", "format")}
+
+    apart = {"before": rates(0.4, 0.5, 0.6), "default": rates(0.7, 0.8, 0.9), "yours": rates(0.1, 0.2, 0.3)}
+    assert "do not overlap" in verdict_table(apart)
+    both = verdict_table(apart | {"third": rates(0.6, 0.7, 0.8)})
+    assert both.count("do not overlap") == both.count("overlap:") == 1 and "default and third" in both
+    assert "cannot tell them apart" in verdict_table(apart | {"yours": rates(0.6, 0.7, 0.8)})

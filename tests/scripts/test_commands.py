@@ -1,0 +1,234 @@
+"""The commands as run.py calls them: files seen for the first time, bad input, results that add up."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from utils.data.answers import is_correct
+from utils.evaluation.evaluate import RATES
+from utils.files import ROOT
+from utils.stats import wilson_interval
+
+
+def command(*args, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "utils.scripts.commands", *map(str, args)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    output = tmp_path_factory.mktemp("train") / "run"
+    done = command("train", "--profile", "tiny", "--output", output, "--seed", 5, "--max-steps", 2)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"question": f"Tom has {n} pens. He buys {n} more. How many pens does he have?", "answer": f"#### {2 * n}"}
+        for n in range(3, 9)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_training_leaves_adapter_log_and_rollouts(trained):
+    assert len((trained / "log.jsonl").read_text().splitlines()) == 2
+    assert len((trained / "rollouts.jsonl").read_text().splitlines()) == 2
+    assert json.loads((trained / "training.json").read_text())["steps"] == 2
+    assert (trained / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_second_training_in_the_same_folder_is_refused(trained):
+    done = command("train", "--profile", "tiny", "--output", trained, "--max-steps", 2)
+    assert done.returncode == 1 and "holds an earlier run" in done.stderr and "Traceback" not in done.stderr
+
+
+def jsonl(path):
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+@pytest.fixture(scope="module")
+def measured(trained, tmp_path_factory):
+    """An evaluation of base and adapter on nine questions of one's own, one of them twice."""
+    folder = tmp_path_factory.mktemp("measured")
+    rows = [
+        {"question": f"Tom has {n} pens. He buys {n} more. How many pens does he have?", "answer": gold.format(2 * n)}
+        for n, gold in zip(range(3, 12), ["#### {}", "{}", "first {0}\n#### {0}"] * 3, strict=True)
+    ]
+    path = folder / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]), encoding="utf-8")
+    done = command(
+        *("evaluate", "--profile", "tiny", "--adapter", trained / "adapter"),
+        *("--questions", path, "--output", folder / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out", done.stdout, path
+
+
+def test_evaluation_on_ones_own_questions(measured):
+    out, said, path = measured
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["n_test"] == 10 and summary["questions"] == str(path)
+    for folder, who in ((out / "base", "base"), (out, "trained")):
+        rows, card = jsonl(folder / "completions.jsonl"), json.loads((folder / "card.json").read_text())
+        right = sum(is_correct(row["completion"], row["gold"]) for row in rows)
+        assert card["strict"]["count"] == right and card["n"] == card["strict"]["n"] == len(rows) == 10
+        assert summary[who] == {name: card[name] for name in RATES}
+        assert card["protocol"]["dataset"] == "mine.jsonl" and card["protocol_hash"] == summary["protocol_hash"]
+    assert sum(summary["flips"].values()) == 10 and "gain" in summary
+    assert "base model: 10 of 10, strict" in said and "trained model: 10 of 10, strict" in said and "McNemar p" in said
+    assert not (out / "base" / "summary.json").exists()
+
+
+def test_comparing_stored_evaluations_needs_no_model(measured, tmp_path):
+    out, _, _ = measured
+    done = command("compare", out / "base", out, "--output", tmp_path / "compared")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    found = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert {name: summary[name] for name in ("flips", "mcnemar_p", "difference", "gain")}.items() <= found.items()
+    assert found["base"] == json.loads((out / "base" / "card.json").read_text())
+    for part in (
+        f"Flips: {found['flips']['fixed']} fixed",
+        "McNemar p",
+        "maths fixed",
+        "10 questions notice",
+        "no answer",
+    ):
+        assert part in done.stdout
+    again = command("compare", out / "base", out)
+    assert again.returncode == 0 and again.stdout in done.stdout
+
+
+HEAVY = """
+import sys
+from utils.scripts.commands import main
+main(sys.argv[1:])
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "trl", "peft", "matplotlib"}))
+"""
+
+
+@pytest.mark.parametrize("words", [["compare", "base", "."], ["score", "base"]])
+def test_what_needs_no_model_loads_no_model_library(measured, words):
+    out, _, _ = measured
+    arguments = [words[0], *(str(out / name) for name in words[1:])]
+    done = subprocess.run([sys.executable, "-c", HEAVY, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n\n"), f"loaded: {done.stdout.splitlines()[-1]}"
+
+
+def test_another_protocol_or_other_questions_are_not_compared(measured, tmp_path):
+    out, _, _ = measured
+    other = shutil.copytree(out / "base", tmp_path / "other")
+    header = json.loads((other / "protocol.json").read_text())
+    header["protocol"]["token_cap"] = 200
+    (other / "protocol.json").write_text(json.dumps(header))
+    done = command("compare", out / "base", other)
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert f"token_cap is 96 in {out / 'base'} and 200 in {other}. Mend: " in done.stderr
+    for name, rows in (("a", ["1?", "2?"]), ("b", ["1?", "3?"])):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"question": row, "gold": "1", "completion": "1"}) + "\n" for row in rows]
+        (tmp_path / name / "completions.jsonl").write_text("".join(lines))
+    done = command("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+    assert done.returncode == 1 and "needs the same questions" in done.stderr and "'2?'" in done.stderr
+    assert not (tmp_path / "out" / "comparison.json").exists()
+
+
+def test_an_evaluation_called_again_asks_nothing_and_one_stored_base_serves_many_adapters(measured, trained, tmp_path):
+    out, said, path = measured
+    arguments = ["evaluate", "--profile", "tiny", "--adapter", trained / "adapter", "--questions", path]
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != "summary.json"}
+    assert command(*arguments, "--output", out).returncode == 0
+    assert all(file.read_bytes() == content for file, content in before.items())
+    done = command(*arguments, "--base", out / "base", "--output", tmp_path / "new")
+    assert done.returncode == 0 and "base model" not in done.stdout.replace("Base model", ""), done.stderr
+    assert not (tmp_path / "new" / "base").exists()
+    assert (tmp_path / "new" / "card.json").read_bytes() == (out / "card.json").read_bytes()
+    old, new = (json.loads((folder / "summary.json").read_text()) for folder in (out, tmp_path / "new"))
+    assert old.keys() == new.keys() and old["base"] == new["base"] and old["flips"] == new["flips"]
+
+
+def test_a_base_of_another_protocol_is_refused_before_anything_is_asked(measured, trained, tmp_path):
+    out, _, _ = measured
+    arguments = ["evaluate", "--profile", "tiny", "--adapter", trained / "adapter", "--base", out / "base"]
+    done = command(*arguments, "--output", tmp_path / "new")  # the whole test split, not the nine questions
+    assert done.returncode == 1 and "dataset is 'mine.jsonl' in" in done.stderr and "revision is" in done.stderr
+    assert not (tmp_path / "new" / "protocol.json").exists() and "of 1,319" not in done.stdout
+
+
+def test_a_folder_of_another_adapter_is_refused_and_kept(measured, trained, tmp_path):
+    out, _, path = measured
+    arguments = ["evaluate", "--profile", "tiny", "--questions", path, "--output", out]
+    before = (out / "completions.jsonl").read_bytes()
+    for other in ([], ["--adapter", ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"]):
+        done = command(*arguments, *other)
+        assert done.returncode == 1 and f"adapter is '{trained.name}/adapter' (weights " in done.stderr
+        assert "Mend: name another folder" in done.stderr and (out / "completions.jsonl").read_bytes() == before
+
+
+def test_scoring_completions_that_someone_else_wrote(tmp_path):
+    rows = [
+        {"question": "3 * 14?", "gold": "#### 42", "completion": "<reasoning>\n42\n</reasoning>\n<answer>42</answer>"},
+        {"question": "2 * 500?", "gold": "1,000", "completion": "The answer is 1000."},
+        {"question": "1 + 1?", "gold": "2", "completion": "Who knows?"},
+    ]
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = command("score", tmp_path)
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert [card[name]["count"] for name in ("strict", "lenient", "format", "no_answer")] == [1, 2, 1, 1]
+    assert [card["strict"][bound] for bound in ("low", "high")] == list(wilson_interval(1, 3))
+    assert "strict       33.3%" in done.stdout and "truncated    not recorded" in done.stdout
+    (tmp_path / "completions.jsonl").write_text(json.dumps(rows[0]) + '\n{"question": "?"}\n')
+    done = command("score", tmp_path)
+    assert done.returncode == 1 and "completions.jsonl, line 2: 'gold' must be str" in done.stderr
+    assert "Traceback" not in done.stderr and json.loads((tmp_path / "card.json").read_text()) == card
+    (tmp_path / "empty").mkdir()
+    done = command("score", tmp_path / "empty")
+    assert done.returncode == 1 and "there is no" in done.stderr and "completions.jsonl" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "content, reason", [('{"question": "q", "answer": "no number"}', "mine.jsonl line 1"), ("", "holds no rows")]
+)
+def test_a_broken_question_file_ends_in_one_line(tmp_path, content, reason):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(content)
+    done = command("evaluate", "--profile", "tiny", "--questions", path, "--output", tmp_path / "out")
+    assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+    assert "Traceback" in (tmp_path / "out" / "error.log").read_text()
+
+
+def test_an_unreadable_adapter_is_refused_before_anything_is_evaluated(questions, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    done = command(
+        "evaluate",
+        "--profile",
+        "tiny",
+        "--adapter",
+        tmp_path / "adapter",
+        "--questions",
+        questions,
+        "--output",
+        tmp_path / "out",
+    )
+    assert done.returncode == 1 and "adapter_config.json is missing" in done.stderr
+    assert not (tmp_path / "out" / "base").exists()
+
+
+def test_a_profile_this_machine_cannot_run_is_refused_before_any_download(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = command("train", "--profile", "t4", "--output", tmp_path / "run")
+    assert done.returncode == 1 and "Stop here: GPU" in done.stderr and "Traceback" not in done.stderr
+    assert "fail  GPU" in done.stdout and "-> on Colab choose Runtime" in done.stdout
+    assert not (tmp_path / "run" / "settings.json").exists()

@@ -1,0 +1,297 @@
+"""GRPO training on the embedded model: steps, log, checkpoints, resume, Ctrl-C, saving."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from utils.data.questions import load_questions
+from utils.evaluation.evaluate import generate
+from utils.files import read_jsonl
+from utils.model.policy import LORA_TARGETS, load_policy, with_adapter
+from utils.model.profiles import get_profile
+from utils.training.grpo import (
+    build_config,
+    build_trainer,
+    complete_checkpoints,
+    group_advantages,
+    grpo_settings,
+    run_training,
+)
+
+SMALL = get_profile("tiny").replace(
+    steps=6, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=48, save_every=3
+)
+QUESTIONS = load_questions("tiny", "train")[:40]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def trainer_for(folder, callbacks=(), **changes):
+    profile = SMALL.replace(**changes)
+    return build_trainer(load_policy(profile), QUESTIONS, folder, seed=3, callbacks=callbacks)
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same_weights(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Six steps without a pause: (folder, result, the trainer's own advantages of the last step)."""
+    folder = tmp_path_factory.mktemp("straight")
+    trainer = trainer_for(folder)
+    result = run_training(trainer)
+    return folder, result, list(trainer._logs["advantages"])[-8:]
+
+
+@pytest.fixture
+def copy(straight, tmp_path):
+    """A copy of the straight run to damage."""
+    return shutil.copytree(straight[0], tmp_path / "copy")
+
+
+def test_training_leaves_what_it_promises(straight):
+    folder, result, _ = straight
+    assert result.finished and result.steps == 6 and result.seconds > 0
+    assert result.adapter == folder / "adapter"
+    changed = [name for name, tensor in weights(result.adapter).items() if "lora_B" in name and tensor.any()]
+    assert len(changed) == 28, "7 matrices in each of 4 layers should have moved away from zero"
+    targets = json.loads((result.adapter / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(LORA_TARGETS), "in one order, or the same adapter would differ by process"
+    saved = json.loads((folder / "training.json").read_text())
+    assert saved["steps"] == 6 and saved["seed"] == 3 and saved["versions"]["trl"]
+    assert [c.name for c in complete_checkpoints(folder)] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_log_and_rollouts_have_one_line_a_step_and_agree(straight):
+    folder, result, last_advantages = straight
+    rollouts = read_jsonl(folder / "rollouts.jsonl")
+    assert [line["step"] for line in result.history] == [r["step"] for r in rollouts] == [1, 2, 3, 4, 5, 6]
+    assert not any("rollout_recorder" in name for name in result.history[0])
+    for line, record in zip(result.history, rollouts, strict=True):
+        rewards = [r for group in record["groups"] for r in group["rewards"]]
+        dead = [len(set(group["rewards"])) == 1 for group in record["groups"]]
+        assert len(rewards) == 8
+        assert line["reward"] == pytest.approx(sum(rewards) / 8)
+        assert line["frac_reward_zero_std"] == sum(dead) / 2
+    recorded = [a for group in rollouts[-1]["groups"] for a in group["advantages"]]
+    assert recorded == pytest.approx(last_advantages, abs=1e-3), "the recorder should show what TRL used"
+
+
+def test_the_learning_rate_falls_with_the_power_of_the_profile(straight, tmp_path):
+    def rates(history):
+        return [line["learning_rate"] for line in history]
+
+    left = [1 - step / 6 for step in range(6)]
+    assert SMALL.lr_power == 2 and rates(straight[1].history) == pytest.approx(
+        [SMALL.learning_rate * share**2 for share in left]
+    )
+    evenly = run_training(trainer_for(tmp_path, lr_power=1.0))
+    assert rates(evenly.history) == pytest.approx([SMALL.learning_rate * share for share in left])
+
+
+def test_resume_is_bit_exact(straight, tmp_path):
+    assert run_training(trainer_for(tmp_path, [CtrlC(1)])).steps < 6
+    result = run_training(trainer_for(tmp_path), resume=True)
+    assert result.finished and result.steps == 6
+    assert same_weights(result.adapter, straight[1].adapter)
+    assert (tmp_path / "rollouts.jsonl").read_text() == (straight[0] / "rollouts.jsonl").read_text()
+    assert [line["reward"] for line in result.history] == [line["reward"] for line in straight[1].history]
+
+
+def test_a_finished_run_is_loaded_not_trained_further(straight, copy):
+    trainer = trainer_for(copy)
+    result = run_training(trainer, resume=True)
+    assert result.finished and result.steps == 6 and len(result.history) == 6
+    assert result.seconds == pytest.approx(straight[1].seconds, abs=0.06)
+    assert same_weights(result.adapter, straight[1].adapter)
+    in_memory = {name: p for name, p in trainer.model.named_parameters() if "lora_B" in name}
+    assert all(p.any() for p in in_memory.values()), "the model in memory should hold the trained adapter"
+
+
+def test_incomplete_checkpoints_are_ignored(copy):
+    (copy / "checkpoint-9").mkdir()
+    assert [c.name for c in complete_checkpoints(copy)] == ["checkpoint-3", "checkpoint-6"]
+    os.truncate(copy / "checkpoint-6" / "optimizer.pt", 100)
+    assert [c.name for c in complete_checkpoints(copy)] == ["checkpoint-3"]
+
+
+def test_a_refused_checkpoint_is_named_and_the_previous_one_used(straight, copy, capsys):
+    """It must also leave the trainer's sight, which keeps two checkpoints and would delete the only whole one."""
+    os.truncate(copy / "checkpoint-6" / "optimizer.pt", 100)
+    (copy / "checkpoint-9").mkdir()
+    result = run_training(trainer_for(copy), resume=True)
+    said = capsys.readouterr().out
+    assert "checkpoint-6 is not used: optimizer.pt is truncated: 100 bytes" in said
+    assert "checkpoint-9 is not used: it was not written to its end" in said
+    assert result.finished and same_weights(result.adapter, straight[1].adapter)
+    names = sorted(f.name for f in copy.glob("*checkpoint*"))
+    assert names == ["checkpoint-3", "checkpoint-6", "refused-checkpoint-6"]
+    assert [c.name for c in complete_checkpoints(copy)] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name(straight, copy, capsys):
+    foreign = copy / "checkpoint-6" / "complete.json"
+    manifest = json.loads(foreign.read_text())
+    manifest["settings"]["seed"] = 7
+    foreign.write_text(json.dumps(manifest))
+    assert same_weights(run_training(trainer_for(copy), resume=True).adapter, straight[1].adapter)
+    assert "checkpoint-6 is not used: it belongs to another run: seed is 7 in it and 3 in this run" in capsys.readouterr().out
+
+
+def test_a_line_cut_short_by_a_kill_does_not_stop_the_next_start(straight, copy):
+    for name in ("log.jsonl", "rollouts.jsonl"):
+        with (copy / name).open("ab") as file:
+            file.write('{"step": 7, "question": "½'.encode()[:-1])
+    assert len(run_training(trainer_for(copy), resume=True).history) == 6
+    assert (copy / "rollouts.jsonl").read_bytes() == (straight[0] / "rollouts.jsonl").read_bytes()
+
+
+def test_a_run_of_a_moved_clone_goes_on(copy):
+    assert json.loads((copy / "settings.json").read_text())["model"] == "assets/tiny_model"
+    for checkpoint in complete_checkpoints(copy):
+        assert json.loads((checkpoint / "complete.json").read_text())["settings"]["model"] == "assets/tiny_model"
+
+
+def test_a_mirror_of_another_run_is_refused_before_anything_is_copied(copy, tmp_path):
+    with pytest.raises(ValueError, match="learning_rate is 0.002 in .*copy and 0.003 in this run"):
+        run_training(trainer_for(tmp_path / "new", learning_rate=3e-3), resume=True, mirror=copy)
+    with pytest.raises(FileExistsError, match="copy holds an earlier run"):
+        run_training(trainer_for(tmp_path / "new"), mirror=copy)
+    with pytest.raises(FileNotFoundError, match="mount the Drive first"):
+        run_training(trainer_for(tmp_path / "new"), resume=True, mirror=tmp_path / "drive" / "MyDrive" / "grpo")
+    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
+
+
+def test_a_finished_run_comes_back_from_its_mirror(straight, copy, tmp_path, capsys):
+    result = run_training(trainer_for(tmp_path / "new"), resume=True, mirror=copy)
+    assert "brought checkpoint-6 back" in capsys.readouterr().out
+    assert result.finished and [line["step"] for line in result.history] == [1, 2, 3, 4, 5, 6]
+    assert same_weights(result.adapter, straight[1].adapter)
+
+
+def test_an_existing_run_is_not_overwritten(copy):
+    with pytest.raises(FileExistsError, match="--resume"):
+        run_training(trainer_for(copy))
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"learning_rate": 3e-3}, "learning_rate"),
+        ({"lr_power": 1.0}, "lr_scheduler_kwargs"),
+        ({"lora_rank": 8}, "lora_rank"),
+        ({"beta": 0.1}, "beta"),
+    ],
+)
+def test_other_settings_are_refused_on_resume(copy, changes, named):
+    with pytest.raises(ValueError, match=f"{named} is .* in this run. Resume with the same settings"):
+        run_training(trainer_for(copy, **changes), resume=True)
+
+
+class CtrlC(TrainerCallback):
+    """Press Ctrl-C `presses` times while step 1 runs."""
+
+    def __init__(self, presses):
+        self.presses = presses
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            for _ in range(self.presses):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    result = run_training(trainer_for(tmp_path, [CtrlC(1)]))
+    assert (result.finished, result.steps) == (False, 1)
+    assert [c.name for c in complete_checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert weights(result.adapter)
+    assert "stopping after this step" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_trainer_goes_on_as_if_nothing_had_been(straight, tmp_path):
+    trainer = trainer_for(tmp_path, [CtrlC(1)])
+    assert not run_training(trainer).finished
+    assert same_weights(run_training(trainer, resume=True).adapter, straight[1].adapter)
+
+
+def test_second_ctrl_c_stops_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_training(trainer_for(tmp_path, [CtrlC(2)]))
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_full_disk_loses_no_finished_checkpoint(tmp_path, monkeypatch):
+    trainer = trainer_for(tmp_path, steps=2, save_every=1)
+    save = trainer._save_optimizer_and_scheduler
+
+    def full(folder):
+        if folder.endswith("-2"):
+            raise OSError(28, "No space left on device")
+        save(folder)
+
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_training(trainer)
+    assert [c.name for c in complete_checkpoints(tmp_path)] == ["checkpoint-1"]
+    result = run_training(trainer_for(tmp_path, steps=2, save_every=1), resume=True)
+    assert result.finished and [line["step"] for line in result.history] == [1, 2]
+
+
+def test_reloaded_adapter_gives_the_same_greedy_answers(copy):
+    trainer = trainer_for(copy)
+    run_training(trainer, resume=True)
+    policy = load_policy(SMALL)
+    base = generate(policy, QUESTIONS[:16])
+    reloaded = generate(load_policy(SMALL, copy / "adapter"), QUESTIONS[:16])
+    policy.model = trainer.model.eval()
+    assert reloaded == generate(policy, QUESTIONS[:16])
+    policy.model = trainer.model.unload()
+    assert generate(policy, QUESTIONS[:16]) == base, "without its adapter this should be the base model again"
+    assert generate(with_adapter(policy, copy / "adapter"), QUESTIONS[:16]) == reloaded
+
+
+def test_a_damaged_or_foreign_adapter_is_refused(copy):
+    adapter = copy / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 4}))
+    with pytest.raises(ValueError, match="does not fit"):
+        load_policy(SMALL, adapter)
+    os.truncate(adapter / "adapter_model.safetensors", 1000)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_policy(SMALL, adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="adapter_model.safetensors is missing"):
+        load_policy(SMALL, adapter)
+
+
+def test_too_few_questions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a step takes 2 prompts, got only 1"):
+        build_trainer(load_policy(SMALL), QUESTIONS[:1], tmp_path)
+
+
+def test_settings_unknown_to_trl_are_named(tmp_path):
+    settings = grpo_settings(SMALL, "transformers", tmp_path, 0, [1.0, 0.2])
+    assert build_config(settings).epsilon_high == 0.2
+    with pytest.raises(ValueError, match="no setting max_prompt_length"):
+        build_config(settings | {"max_prompt_length": 160})
+
+
+def test_group_advantages():
+    assert group_advantages([1.0, 1.0, 0.0, 0.0], group_size=2) == [0.0] * 4
+    one_right = group_advantages([1.0] + [0.0] * 7, group_size=8)
+    assert one_right[0] == pytest.approx(7 / 8**0.5, abs=2e-3) and sum(one_right) == pytest.approx(0)

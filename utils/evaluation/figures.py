@@ -1,0 +1,488 @@
+"""Pictures of an evaluation: one function, one figure, each with its intervals and its number of questions.
+
+The models have the same colours everywhere (base grey, trained blue), and so have the fates of a question: right
+before and after (blue), fixed (green), broken (red), wrong both times (grey). As in `utils.plots`, colours are Okabe
+and Ito's and nothing global is touched. All are legible at the width of a page, about 900 pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
+
+from utils.evaluation.errors import RIGHT
+from utils.evaluation.evaluate import RATES, Verdict, rate
+from utils.plots import BLUE, GREEN, GREY, ORANGE, RED, draw_curve, new_axes
+from utils.stats import p_value
+
+MODELS = {"base": (GREY, "o"), "trained": (BLUE, "D")}
+FATES = {"both": ("right both times", BLUE), "fixed": ("fixed", GREEN), "broken": ("broken", RED)}
+FATES |= {"neither": ("wrong both times", "#D9D9D9")}
+RATE_NAMES = {
+    "strict": "strict: right, in its tag",
+    "lenient": "lenient: right, anywhere",
+    "format": "format: tags as asked",
+    "truncated": "truncated at the cap",
+    "no_answer": "no answer at all",
+}
+LINE_PAIR = 0.085  # height of a label of two lines in the flow picture, whose questions are 1 high
+WIDTH = 8.0  # inches; at 110 dots an inch 880 pixels
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _signed(share: float) -> str:
+    text = f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text
+
+
+def _errors(rows: Sequence[Mapping[str, float]]) -> list[list[float]]:
+    """Distances from rates to their bounds, in percent, as `errorbar` takes them."""
+    return [[100 * (r["rate"] - r["low"]) for r in rows], [100 * (r["high"] - r["rate"]) for r in rows]]
+
+
+# ------------------------------------------------------------------------------------------------ the card
+
+
+def card_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> Figure:
+    """Every rate of the card, before and after, with its 95% interval and its value.
+
+    Args:
+        base, trained: as `evaluation.rates` gives them.
+    """
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    axes = new_axes(
+        figure, title=f"before and after, {base['strict']['n']:,} questions", x="share of answers [%]", y=""
+    )
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", alpha=0.25)
+    heights = dict(zip(RATES, (0, 1, 2, 3.6, 4.6), strict=True))
+    for shift, name, table in ((-0.19, "base", base), (0.19, "trained", trained)):
+        for name_of_rate, y in heights.items():
+            _rate_bar(axes, y + shift, table[name_of_rate], MODELS[name][0])
+    for y, text in ((-0.6, "more is better"), (3.0, "less is better")):
+        axes.text(1, y, text, va="center", fontsize=9, style="italic", color="#555555")
+    axes.set_yticks(list(heights.values()), [RATE_NAMES[each] for each in RATES])
+    axes.set_ylim(5.1, -0.9)
+    axes.set_xlim(0, 138)
+    axes.set_xticks(range(0, 101, 20))
+    swatches = [Rectangle((0, 0), 1, 1, color=colour) for colour, _marker in MODELS.values()]
+    axes.legend(swatches, list(MODELS), frameon=False, fontsize=9, ncols=2, loc="upper right")
+    return figure
+
+
+def _rate_bar(axes: Any, y: float, r: Mapping[str, Any], colour: str) -> None:
+    if not r["n"]:
+        axes.text(2, y, "not recorded", va="center", fontsize=9)
+        return
+    axes.barh(y, 100 * r["rate"], 0.34, color=colour)
+    axes.errorbar(100 * r["rate"], y, xerr=_errors([r]), color="black", capsize=3, linewidth=1.2)
+    text = f"{_percent(r['rate'])}  [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+    axes.text(100 * r["high"] + 2, y, text, va="center", fontsize=9)
+
+
+# ----------------------------------------------------------------------------------------------- the flips
+
+
+def flips_figure(comparison: Mapping[str, Any]) -> Figure:
+    """What became of every question, and how the strict gain is made up: layout, maths, and what was broken.
+
+    Args:
+        comparison: as `evaluation.compare` gives it.
+    """
+    n, flips, gain = comparison["n"], comparison["flips"], comparison["gain"]
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    strip, steps = figure.subplots(2, 1, height_ratios=[1, 4.4])
+    _strip(strip, n, flips)
+    d = comparison["difference"]
+    p = comparison["mcnemar_p"]
+    steps.set_title(
+        f"strict accuracy changed by {_signed(d['points'])} points [{_signed(d['low'])}, {_signed(d['high'])}], "
+        f"McNemar {p_value(p)}",
+        fontsize=11,
+    )
+    _steps(steps, n, flips["both"] + flips["broken"], gain)
+    return figure
+
+
+def _strip(axes: Any, n: int, flips: Mapping[str, int]) -> None:
+    axes.set_title(f"what became of the {n:,} questions", fontsize=11)
+    start = 0
+    for fate, (name, colour) in FATES.items():
+        label = f"{name}: {flips[fate]:,} ({_percent(flips[fate] / n)})"
+        axes.barh(0, flips[fate], 0.7, left=start, color=colour, edgecolor="white", label=label)
+        start += flips[fate]
+    axes.set_xlim(0, n)
+    axes.set_yticks([])
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0.08), columnspacing=1.2)
+
+
+def _steps(axes: Any, n: int, before: int, gain: Mapping[str, int]) -> None:
+    """Bars that lead from the questions right before to those right after, each from where the last one ended."""
+    after = before + gain["format_fixed"] + gain["maths_fixed"] - gain["broken"]
+    changes = [
+        ("format fixed:\nonly the layout\nwas wrong", gain["format_fixed"], ORANGE),
+        ("maths fixed:\nthe number\nwas wrong", gain["maths_fixed"], GREEN),
+        ("broken:\nright before,\nnow not", -gain["broken"], RED),
+    ]
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.bar(0, before, 0.62, color=MODELS["base"][0])
+    axes.text(0, before + 0.02 * n, f"{before:,}\n{_percent(before / n)}", ha="center", va="bottom", fontsize=9)
+    level = before
+    for i, (_name, change, colour) in enumerate(changes, 1):
+        axes.plot([i - 0.69, i + 0.31], [level, level], color=GREY, linewidth=0.8)
+        axes.bar(i, change, 0.62, bottom=level, color=colour)
+        sign = "+" if change > 0 else "\N{MINUS SIGN}" if change < 0 else ""
+        text = f"{sign}{abs(change):,}\n{_signed(change / n)} points"
+        axes.text(i, max(level, level + change) + 0.02 * n, text, ha="center", va="bottom", fontsize=9)
+        level += change
+    axes.plot([3.31, 4.31], [level, level], color=GREY, linewidth=0.8)
+    axes.bar(4, after, 0.62, color=MODELS["trained"][0])
+    axes.text(4, after + 0.02 * n, f"{after:,}\n{_percent(after / n)}", ha="center", va="bottom", fontsize=9)
+    names = ["base:\nstrictly right", *(name for name, _change, _colour in changes), "trained:\nstrictly right"]
+    axes.set_xticks(range(5), names, fontsize=9)
+    axes.set_ylabel("questions")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylim(0, 1.18 * max(before + gain["format_fixed"] + gain["maths_fixed"], after, 0.3 * n))
+
+
+# ------------------------------------------------------------------------------------------------ the flow
+
+
+def flow_figure(transitions: Mapping[tuple[str, str], int]) -> Figure:
+    """Where the base's right and wrong answers went: categories before on the left, after on the right.
+
+    The width of a band is its number of questions. The rarest kinds of error, as long as they have less than 2.5% of
+    the questions together, are drawn as one.
+
+    Args:
+        transitions: as `errors.transitions` gives them: {(category before, category after): questions}.
+    """
+    flows = merge_flows(transitions)
+    n = sum(flows.values())
+    order = _order(flows)
+    figure = Figure(figsize=(WIDTH, 4.0 + 0.27 * max(6, len(order))), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(f"what the answers to {n:,} questions were, before and after training", fontsize=11)
+    axes.axis("off")
+    sides = [{name: _total(flows, side, name) / n for name in order if _total(flows, side, name)} for side in (0, 1)]
+    tops = [_stack(side) for side in sides]
+    _bands(axes, flows, order, tops, n)
+    lowest = min(_blocks(axes, x, side, top, n) for x, side, top in zip((0, 1), sides, tops, strict=True))
+    axes.set_xlim(-0.45, 1.45)
+    axes.set_ylim(lowest - 0.05, 1.09)
+    for x, text in ((-0.015, "before"), (1.015, "after")):
+        axes.text(x, 1.04, text, ha="center", fontsize=10, weight="bold")
+    counts = _fates(flows)
+    handles = [Rectangle((0, 0), 1, 1, color=colour) for _name, colour in FATES.values()]
+    labels = [f"{name}: {counts[fate]:,}" for fate, (name, _colour) in FATES.items()]
+    figure.legend(handles, labels, frameon=False, fontsize=9, ncols=4, loc="outside lower center")
+    return figure
+
+
+def merge_flows(transitions: Mapping[tuple[str, str], int], least: float = 0.025) -> dict[tuple[str, str], int]:
+    """Rare kinds of error become one, "rare errors"; flows without questions are left out.
+
+    Args:
+        least: share of the questions that the rarest kinds together stay below, each counted on its fuller side; a
+            single one keeps its name.
+    Raises:
+        ValueError: there are no questions.
+    """
+    n = sum(transitions.values())
+    if not n:
+        raise ValueError("no transitions to draw: every count is zero; compare at least one question")
+    largest: Counter[str] = Counter()
+    for side in (0, 1):
+        counts: Counter[str] = Counter()
+        for pair, count in transitions.items():
+            counts[pair[side]] += count
+        largest |= counts
+    rare, together = set(), 0
+    for name in sorted(largest.keys() - {RIGHT}, key=lambda name: (largest[name], name)):
+        together += largest[name]
+        if together < least * n:
+            rare.add(name)
+    renamed = {name: "rare errors" if len(rare) > 1 and name in rare else name for name in largest}
+    merged: Counter[tuple[str, str]] = Counter()
+    for (before, after), count in transitions.items():
+        if count:
+            merged[renamed[before], renamed[after]] += count
+    return dict(merged)
+
+
+def _order(flows: Mapping[tuple[str, str], int]) -> list[str]:
+    """Right first, then the errors from the most frequent down, "rare errors" last."""
+    total: Counter[str] = Counter()
+    for pair, count in flows.items():
+        for name in pair:
+            total[name] += count
+    return sorted(total, key=lambda name: (name != RIGHT, name == "rare errors", -total[name], name))
+
+
+def _fates(flows: Mapping[tuple[str, str], int]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for pair, count in flows.items():
+        counts[_fate(*pair)] += count
+    return counts
+
+
+def _fate(before: str, after: str) -> str:
+    if before == RIGHT:
+        return "both" if after == RIGHT else "broken"
+    return "fixed" if after == RIGHT else "neither"
+
+
+def _total(flows: Mapping[tuple[str, str], int], side: int, name: str) -> int:
+    return sum(count for pair, count in flows.items() if pair[side] == name)
+
+
+def _stack(shares: Mapping[str, float], gap: float = 0.04) -> dict[str, float]:
+    """The upper edges of blocks that stand one below the other, from 1 down, with room for a label at each."""
+    tops: dict[str, float] = {}
+    bottom, last = 1 + gap, 1.0
+    for name, share in shares.items():
+        tops[name] = bottom - max(gap, LINE_PAIR - (last + share) / 2)
+        bottom, last = tops[name] - share, share
+    return tops
+
+
+def _blocks(axes: Any, x: float, shares: Mapping[str, float], tops: Mapping[str, float], n: int) -> float:
+    """Draw one side's blocks outside x = 0 or 1, with their labels; return the height of the lowest thing drawn."""
+    out = 1 if x else -1
+    for name, share in shares.items():
+        left, colour = min(x, x + 0.03 * out), BLUE if name == RIGHT else "#6B6B6B"
+        axes.add_patch(Rectangle((left, tops[name] - share), 0.03, share, color=colour, linewidth=0))
+        text, align = f"{name}\n{round(share * n):,} ({_percent(share)})", "left" if x else "right"
+        axes.text(x + 0.045 * out, tops[name] - share / 2, text, ha=align, va="center", fontsize=9, linespacing=1.05)
+    return min(tops[name] - max(share, LINE_PAIR) for name, share in shares.items())
+
+
+def _bands(
+    axes: Any, flows: Mapping[tuple[str, str], int], order: Sequence[str], places: Sequence[dict[str, float]], n: int
+) -> None:
+    left, right = dict(places[0]), dict(places[1])
+    for before in order:
+        for after in order:
+            count = flows.get((before, after), 0)
+            if count:
+                _name, colour = FATES[_fate(before, after)]
+                a, b, height = left[before], right[after], count / n
+                axes.add_patch(_band(a, b, height, colour))
+                if height >= 0.035:
+                    axes.text(0.02, a - height / 2, f"{count:,}", va="center", fontsize=9)
+                left[before], right[after] = a - height, b - height
+
+
+def _band(a: float, b: float, height: float, colour: str) -> PathPatch:
+    """A band from x = 0, upper edge a, to x = 1, upper edge b, level at both ends."""
+    points = [
+        (0, a),
+        (0.5, a),
+        (0.5, b),
+        (1, b),
+        (1, b - height),
+        (0.5, b - height),
+        (0.5, a - height),
+        (0, a - height),
+    ]
+    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
+    path = Path([*points, (0, a)], codes)
+    return PathPatch(path, facecolor=colour, edgecolor=colour, alpha=0.7, linewidth=0.6)
+
+
+# ------------------------------------------------------------------------------------- many samples a question
+
+
+def pass_curves(base: Mapping[str, Any], trained: Mapping[str, Any], gain: Mapping[str, Any]) -> Figure:
+    """pass@k and maj@k of both models, and what training added to each, with 95% bands over the questions.
+
+    Args:
+        base, trained: as `sampling.curves` gives them.
+        gain: as `sampling.gain_curves` gives it.
+    """
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    rates = new_axes(
+        figure,
+        1,
+        2,
+        1,
+        title=f"{base['questions']:,} questions, {base['mode']} answers",
+        x="samples k",
+        y="questions right [%]",
+    )
+    for name, curves in (("base", base), ("trained", trained)):
+        for metric, style in (("pass", "-"), ("maj", "--")):
+            _banded(rates, curves["k"], curves[metric], MODELS[name][0], style, f"{name}: {metric}@k")
+    rates.set_ylim(-3, 103)
+    added = new_axes(figure, 1, 2, 2, title="", x="samples k", y="trained \N{MINUS SIGN} base [points]")
+    for metric, colour, style in (("pass", GREEN, "-"), ("maj", ORANGE, "--")):
+        _banded(added, gain["k"], gain[metric], colour, style, f"gain in {metric}@k")
+    added.set_title(_ability(gain), fontsize=10)
+    added.axhline(0, color="black", linewidth=0.8)
+    for axes, curves in ((rates, base), (added, gain)):
+        axes.set_xticks([k for k in (1, 2, 4, 8, 12, 16, 24, 32) if k <= curves["k"][-1]])
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return figure
+
+
+def _banded(axes: Any, ks: Sequence[int], band: Mapping[str, Sequence[float]], colour: str, style: str, label: str):
+    mean, low, high = ([100 * value for value in band[part]] for part in ("mean", "low", "high"))
+    axes.fill_between(ks, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(ks, mean, style, color=colour, linewidth=2, marker="." if len(ks) == 1 else None, label=label)
+
+
+def _ability(gain: Mapping[str, Any]) -> str:
+    """The question of the picture, answered as far as McNemar's test at the largest k answers it."""
+    reach, k = gain["reach"], gain["k"][-1]
+    found = f"within reach of {k} samples: {reach['gained']:,} gained, {reach['lost']:,} lost\n"
+    if reach["mcnemar_p"] >= 0.05:
+        return f"{found}no change of ability shown ({p_value(reach['mcnemar_p'])})"
+    return f"{found}ability {'added' if reach['gained'] > reach['lost'] else 'lost'} ({p_value(reach['mcnemar_p'])})"
+
+
+def calibration_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> Figure:
+    """How often the majority answer is right, by how large the majority is; on the diagonal, agreement is honest.
+
+    Args:
+        base, trained: as `sampling.calibration` gives them.
+    """
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    for place, (name, table) in enumerate((("base", base), ("trained", trained)), 1):
+        colour, marker = MODELS[name]
+        error = "no answers" if table["ece"] is None else f"calibration error {100 * table['ece']:.0f} points"
+        axes = new_axes(
+            figure,
+            1,
+            2,
+            place,
+            title=f"{name}: {error}",
+            x="majority's share of the samples [%]\nabove: questions in each bin",
+            y="majority answer right [%]",
+        )
+        axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="share = accuracy")
+        rows = table["bins"]
+        shares = [100 * row["share"] for row in rows]
+        axes.errorbar(
+            shares, [100 * row["rate"] for row in rows], _errors(rows), fmt=marker, color=colour, capsize=3, label=name
+        )
+        for row in rows:
+            beneath = 25 * (row["from"] + 3 * row["to"])  # where the mean share of a bin usually lies
+            axes.text(beneath, -8, f"{row['n']:,}", ha="center", va="center", fontsize=8.5, color="#444444")
+        axes.set_xlim(-4, 104)
+        axes.set_ylim(-13, 104)
+        axes.set_yticks(range(0, 101, 20))
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    return figure
+
+
+# --------------------------------------------------------------------------------- length, and training's reward
+
+
+def length_bins(base: Sequence[Verdict], trained: Sequence[Verdict], bins: int = 6) -> list[dict[str, Any]]:
+    """Strict accuracy by completion length; the bins hold about equally many of the two models' completions together.
+
+    Returns:
+        [{"from", "to" (tokens, both included), "base", "trained"}, …]; a model is an `evaluation.rate`, or None
+        where it has no completion of such a length.
+    Raises:
+        ValueError: there are no completions, or the token counts were not stored.
+    """
+    lengths = [v.tokens for v in (*base, *trained)]
+    if not lengths or None in lengths:
+        raise ValueError("accuracy by length needs completions with their token counts; generate them with run.py")
+    lengths.sort()
+    ends = sorted({lengths[(i * len(lengths) - 1) // bins] for i in range(1, bins + 1) if i * len(lengths) >= bins})
+    starts = [lengths[0], *(end + 1 for end in ends[:-1])]
+    return [
+        {"from": start, "to": end, "base": _rate_within(base, start, end), "trained": _rate_within(trained, start, end)}
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _rate_within(verdicts: Sequence[Verdict], start: int, end: int) -> dict[str, float] | None:
+    marks = [v.strict for v in verdicts if start <= v.tokens <= end]
+    return rate(sum(marks), len(marks)) if marks else None
+
+
+def length_accuracy(base: Sequence[Verdict], trained: Sequence[Verdict]) -> Figure:
+    """Strict accuracy of short and long completions, with 95% intervals and the number of completions in each bin."""
+    table = length_bins(base, trained)
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    axes = new_axes(
+        figure,
+        title="is a longer answer a better one?",
+        x="tokens of the completion; below: completions, base | trained",
+        y="strict accuracy [%]",
+    )
+    for shift, name in ((-0.1, "base"), (0.1, "trained")):
+        colour, marker = MODELS[name]
+        shown = [(i + shift, row[name]) for i, row in enumerate(table) if row[name]]
+        rows = [r for _x, r in shown]
+        axes.errorbar(
+            [x for x, _r in shown],
+            [100 * r["rate"] for r in rows],
+            _errors(rows),
+            fmt=marker,
+            color=colour,
+            capsize=4,
+            label=name,
+        )
+    counts = [tuple(row[name]["n"] if row[name] else 0 for name in MODELS) for row in table]
+    ticks = [
+        (f"{row['from']}" if row["from"] == row["to"] else f"{row['from']}\N{EN DASH}{row['to']}") + f"\n{a:,} | {b:,}"
+        for row, (a, b) in zip(table, counts, strict=True)
+    ]
+    axes.set_xticks(range(len(table)), ticks, fontsize=9)
+    axes.set_xlim(-0.6, len(table) - 0.4)
+    axes.set_ylim(-3, 103)
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(1, 0.4))
+    return figure
+
+
+def reward_and_accuracy(history: Sequence[Mapping[str, Any]], held_out: Mapping[int, Mapping[str, float]]) -> Figure:
+    """The reward that training saw above the accuracy that it did not see: apart, and the reward is being hacked.
+
+    Args:
+        history: records of log.jsonl.
+        held_out: optimizer step -> strict rate on held-out questions, {"rate", "low", "high", "n"}; 0 is the base.
+    """
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    top = new_axes(figure, 2, 1, 1, title="reward: what training is paid for", x="", y="mean reward")
+    draw_curve(top, history, "reward", ORANGE, "reward of sampled answers")
+    title = "strict accuracy: what it is for"
+    below = new_axes(figure, 2, 1, 2, title=title, x="optimizer step", y="strictly right [%]")
+    draw_curve(below, history, "rewards/strict_metric/mean", GREY, "training questions, sampled", 100)
+    steps = sorted(held_out)
+    rows = [held_out[step] for step in steps]
+    sizes = sorted({f"{row['n']:,}" for row in rows})
+    label = f"held-out questions (n = {' or '.join(sizes)}), greedy"
+    axes_colour, marker = MODELS["trained"]
+    below.errorbar(
+        steps,
+        [100 * row["rate"] for row in rows],
+        _errors(rows),
+        fmt=f"{marker}:",
+        color=axes_colour,
+        capsize=4,
+        label=label,
+    )
+    below.set_ylim(-3, 103)
+    last = max([line["step"] for line in history] + steps)
+    for axes in (top, below):
+        axes.set_xlim(-0.02 * last - 0.5, 1.02 * last + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure

@@ -1,0 +1,232 @@
+"""What a run measured: summary.json, report.html on one page that needs nothing else, and the model card."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from utils.evaluation.browser import example_table, pair_up, select
+from utils.evaluation.errors import transitions
+from utils.evaluation.evaluate import Verdict, compare, comparison_text, rates
+from utils.evaluation.figures import (
+    card_figure,
+    flips_figure,
+    flow_figure,
+    length_accuracy,
+    pass_curves,
+    reward_and_accuracy,
+)
+from utils.files import portable, write_json, write_text
+from utils.model.profiles import get_profile
+from utils.plots import learning_curves, png
+from utils.stats import p_value, percent
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; } th { white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #eee; }
+td { overflow-wrap: anywhere; } pre { background: #f6f6f6; } .examples table { table-layout: fixed; }
+"""
+TINY = (
+    "The tiny model is a teaching model: it was made to be able but careless in a small world of templated problems. "
+    "These numbers show that the training works, not what it would bring a larger model."
+)
+NOT_PROVED = (
+    "That another training would do as well: the intervals cover the choice of questions, not the luck of a seed.",
+    "That it carries over: the test questions are of the same kind as those trained on.",
+    "That the reasoning is right: only the final number is judged.",
+    "That the effect is large because p is small: p says that the flips are no coin tosses, the points say how much.",
+    "That others would measure the same: strict asks for the layout of this project's prompt, and answers are greedy.",
+)
+EXAMPLES = (("fixed", "Fixed by training"), ("broken", "Broken by training"), ("neither", "Wrong before and after"))
+
+
+def summarise(
+    profile: str,
+    versions: dict[str, str],
+    base: Sequence[Verdict],
+    trained: Sequence[Verdict] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """The content of summary.json: rates with intervals, and, with a trained model, the paired comparison.
+
+    Args:
+        more: further entries, e.g. `seed`, `train_steps`, `train_seconds`, `total_seconds`, `base_pass`; `write_report`
+            draws "sampling" ({"base", "trained", "gain"} as `sampling.curves` and `gain_curves` give them) and
+            "held_out" (rates with their "step", of checkpoints in between), and lists "protocol" and its hash.
+    """
+    summary: dict[str, Any] = {"profile": profile, "versions": versions, "n_test": len(base), "base": rates(base)}
+    if trained is not None:
+        summary |= {"trained": rates(trained), **compare(base, trained)}
+    return summary | more
+
+
+def verdict_line(summary: dict[str, Any]) -> str:
+    """One sentence with the result, the interval and the paired test."""
+    if "trained" not in summary:
+        return f"Base model: strict {percent(summary['base']['strict'])} of {summary['n_test']:,} questions."
+    return (
+        f"Strict accuracy went from {percent(summary['base']['strict'])} to {percent(summary['trained']['strict'])} "
+        f"on {summary['n_test']:,} test questions: {summary['flips']['fixed']} fixed, "
+        f"{summary['flips']['broken']} broken, "
+        f"McNemar {p_value(summary['mcnemar_p'])}."
+    )
+
+
+def write_report(
+    folder: str | Path,
+    summary: dict[str, Any],
+    history: Sequence[dict[str, Any]],
+    base: Sequence[Verdict],
+    trained: Sequence[Verdict],
+    solutions: Mapping[str, str] | None = None,
+) -> Path:
+    """Write summary.json and a self-contained report.html into `folder`; return the report's path.
+
+    Args:
+        summary: as `summarise` gives it.
+        history: records of the training's log.jsonl.
+        solutions: worked solution by question text, see `errors.solutions_of`; they tell wrong plans apart.
+    """
+    folder = Path(folder)
+    write_json(folder / "summary.json", summary)
+    body = [
+        f"<h1>GRPO on profile {html.escape(summary['profile'])}</h1>",
+        _paragraph(verdict_line(summary)),
+        _paragraph(TINY) if summary["profile"] == "tiny" else "",
+        *(f"<h2>{title}</h2>{_image(figure, title)}{text}" for title, figure, text in _pictures(summary, history)),
+        f"<h2>Errors, before and after</h2>{_image(flow_figure(transitions(base, trained, solutions)), 'errors')}",
+        f"<h2>Length and accuracy</h2>{_image(length_accuracy(base, trained), 'length and accuracy')}",
+        *_examples(base, trained, solutions),
+        f"<h2>How it was measured</h2>{_table(summary)}",
+        f"<h2>What this does not prove</h2><ul>{''.join(f'<li>{each}</li>' for each in NOT_PROVED)}</ul>",
+    ]
+    page = (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>GRPO-Math report</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
+    )
+    return write_text(folder / "report.html", page)
+
+
+def held_out(summary: Mapping[str, Any], last: int) -> dict[int, dict[str, Any]]:
+    """Optimizer step -> strict rate on held-out questions: base at 0, trained model at `last`, checkpoints."""
+    between = {row["step"]: row for row in summary.get("held_out", ())}
+    return {0: summary["base"]["strict"]} | between | {last: summary["trained"]["strict"]}
+
+
+def _pictures(summary: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[tuple[str, Figure, str]]:
+    """(title, figure, HTML below it) of all that the summary and the log tell."""
+    explained = "".join(_paragraph(line) for line in comparison_text(summary).splitlines())
+    shown = [
+        ("Before and after", card_figure(summary["base"], summary["trained"]), ""),
+        ("Question by question", flips_figure(summary), explained),
+        ("Reward and held-out accuracy", reward_and_accuracy(history, held_out(summary, history[-1]["step"])), ""),
+        ("Learning curves", learning_curves(history), ""),
+    ]
+    if "sampling" in summary:
+        shown.insert(2, ("Ability added, or concentrated?", pass_curves(**summary["sampling"]), ""))
+    return shown
+
+
+def _examples(base: Sequence[Verdict], trained: Sequence[Verdict], solutions: Mapping[str, str] | None) -> list[str]:
+    examples, parts = pair_up(base, trained, solutions), []
+    for flip, title in EXAMPLES:
+        chosen = select(examples, flip=flip)
+        parts += [
+            f"<h2>{title}: {len(chosen):,} of {len(examples):,} questions</h2>",
+            f"<div class='examples'>{example_table(chosen[:3])}</div>" if chosen else "",
+        ]
+    return parts
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _image(figure: Figure, alt: str) -> str:
+    return f"<img alt='{alt}' src='data:image/png;base64,{base64.b64encode(png(figure)).decode()}'>"
+
+
+def _table(summary: dict[str, Any]) -> str:
+    protocol = {k: "none" if v is None else v for k, v in summary.get("protocol", {}).items()}
+    rows = {
+        "training seed": summary.get("seed"),
+        "training steps": summary.get("train_steps"),
+        "training time": f"{summary.get('train_seconds', 0):.0f} s",
+        "test questions": summary["n_test"],
+        **{f"base {k}, sampled, strict": f"{100 * v:.1f}%" for k, v in summary.get("base_pass", {}).items()},
+        "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
+        "protocol hash": summary.get("protocol_hash"),
+        **{f"protocol: {name.replace('_', ' ')}": value for name, value in protocol.items()},
+    }
+    cells = (
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape('not recorded' if value is None else str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+LICENCES = {  # of the base models: (lines of the hub's front matter, what the reader should know)
+    "Qwen/Qwen2.5-3B-Instruct": (
+        "license: other\nlicense_name: qwen-research\n"
+        "license_link: https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE",
+        "Qwen Research License: no commercial use, nor of what is derived from the model. Improved using Qwen.",
+    ),
+    "Qwen/Qwen2.5-0.5B-Instruct": ("license: apache-2.0", "Apache License 2.0."),
+    "assets/tiny_model": ("license: mit", "MIT License."),
+}
+
+
+def model_card(summary: dict[str, Any]) -> str:
+    """A model card (Markdown with the hub's front matter) from summary.json; what is not in it is "not measured"."""
+    profile, missing = get_profile(summary["profile"]), "not measured"
+    base, trained = portable(profile.model), summary.get("trained")
+    front, licence = LICENCES[base]
+    after = {name: percent(rate) for name, rate in trained.items()} if trained else {}
+    facts = {
+        "base model": f"{base} (profile {profile.name})",
+        "trained on": f"the train split of {profile.dataset}, by GRPO alone (LoRA adapter)",
+        "optimizer steps, seed": f"{summary.get('train_steps', missing)}, {summary.get('seed', missing)}",
+        "training time": f"{summary['train_seconds']:,.0f} s" if "train_seconds" in summary else missing,
+        "test questions": f"{summary['n_test']:,}, {Path(summary.get('questions') or f'{profile.dataset} test').name}",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) or missing,
+    }
+    rates = [f"| {name} | {percent(rate)} | {after.get(name, missing)} |" for name, rate in summary["base"].items()]
+    doubt = "The base is a teaching model: the gain shows that training works, not what it would bring elsewhere."
+    if profile.name != "tiny":
+        front += f"\nbase_model: {base}\ndatasets: [openai/gsm8k]"
+        doubt = "Whether the base model has seen the test questions before is not known."
+    return f"""---
+{front}
+tags: [grpo, lora, maths]
+---
+# {profile.model.rpartition("/")[2]}, trained with GRPO
+
+Works out grade-school maths between `<reasoning>` tags, then gives the number between `<answer>` tags (GRPO-Math).
+
+| | |
+|---|---|
+{"".join(f"| {name} | {fact} |{chr(10)}" for name, fact in facts.items())}
+## Before and after
+
+| greedy decoding, 95% Wilson intervals | base | trained |
+|---|---|---|
+{chr(10).join(rates)}
+
+{verdict_line(summary)}{"" if trained else f" Trained model, flips and p-value: {missing}."}
+*Strict*: the right number in its tag, in a clean layout. *Lenient*: the right number anywhere.
+
+## Limitations
+
+- {doubt}
+- One training, one seed: the intervals cover the choice of questions only. Answers are judged, not reasons.
+- The table is of the adapter on the model it was trained on; merged and quantised copies round: {missing}.
+- Licence of the base model, and so of these weights: {licence}
+"""

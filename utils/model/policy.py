@@ -1,0 +1,348 @@
+"""The policy: the language model that is trained, with its tokenizer, loaded by a profile, and the answers it gives.
+
+Three engines, tried in this order on a GPU profile, so that a session goes on with less rather than stops:
+
+    unsloth+vllm    Unsloth's 4-bit model sharing its weights with vLLM, which generates
+    unsloth         the same model, generating by itself
+    transformers    plain transformers + PEFT, 4-bit through bitsandbytes on a GPU
+
+CPU profiles use `transformers` only. Every engine trains the same algorithm with the same numbers. `generate` asks the
+engine that loaded the policy, in batches, and gives one `Sample` a completion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.data.questions import Question, chat_prompt
+from utils.model.profiles import Profile
+
+ENGINES = ("unsloth+vllm", "unsloth", "transformers")
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass
+class Policy:
+    """A loaded model with its tokenizer.
+
+    Attributes:
+        engine: the entry of `ENGINES` that loaded it.
+        adapter: the folder of the LoRA adapter in use, None for the base model.
+    """
+
+    model: Any
+    tokenizer: Any
+    profile: Profile
+    engine: str
+    adapter: Path | None = None
+
+
+def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Callable[[str], None] = print) -> Policy:
+    """Load base model and tokenizer, with a trained adapter on top where one is given.
+
+    Args:
+        profile: which model, in which precision.
+        adapter: a folder that `run.py train` or `save_adapter` wrote.
+        notify: receives one sentence whenever an engine had to be given up for the next one.
+    Raises:
+        FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model.
+        RuntimeError: the machine cannot run the profile, or no engine could load it.
+    """
+    profile.check_machine()
+    if adapter is not None:
+        check_adapter(adapter)
+    loaders = _gpu_loaders() if profile.unsloth else {"transformers": _load_transformers}
+    for engine, load in loaders.items():
+        try:
+            model, tokenizer = load(profile)
+        except Exception as error:  # whatever the engine's import or CUDA raised, the next engine is the mend
+            if engine == list(loaders)[-1]:
+                raise RuntimeError(
+                    f"profile {profile.name}: {profile.model} could not be loaded with {engine} "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+            notify(
+                f"{engine} is not available ({type(error).__name__}: {error}); "
+                "going on with less: slower, same algorithm"
+            )
+        else:
+            tokenizer.padding_side = "left"
+            policy = Policy(model, tokenizer, profile, engine)
+            return policy if adapter is None else with_adapter(policy, adapter)
+    raise AssertionError("no engine to try")
+
+
+def with_adapter(policy: Policy, folder: str | Path) -> Policy:
+    """Put a trained adapter on a base model that is loaded already: the weights lie in memory once.
+
+    Go on with what is returned: the model inside `policy` is changed (only vLLM takes the adapter with each request).
+
+    Raises:
+        FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model.
+    """
+    folder, model = check_adapter(folder), policy.model
+    try:
+        if policy.engine == "transformers":
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, folder).eval()
+        elif policy.engine == "unsloth":
+            model.load_adapter(str(folder), adapter_name="default")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the adapter in {folder} does not fit {policy.profile.model} ({str(error)[:200]} …); "
+            "use the profile it was trained with"
+        ) from error
+    return Policy(model, policy.tokenizer, policy.profile, policy.engine, folder)
+
+
+def check_adapter(folder: str | Path) -> Path:
+    """Return `folder` as a path if it holds a readable LoRA adapter.
+
+    Raises:
+        FileNotFoundError: the folder or one of its two files is missing.
+        ValueError: a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"no adapter in {folder}: {name} is missing; give the folder that training wrote, "
+                "e.g. runs/latest/adapter"
+            )
+    try:
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
+            for key in tensors.keys():
+                tensors.get_slice(key)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"the adapter in {folder} is damaged ({error}); train again or use an earlier checkpoint"
+        ) from error
+    return folder
+
+
+def _load_transformers(profile: Profile) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, profile.dtype),
+        "trust_remote_code": False,
+        "use_safetensors": True,
+    }
+    if torch.cuda.is_available():
+        options["device_map"] = {"": 0}
+        if profile.unsloth:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=getattr(torch, profile.dtype),
+            )
+    elif torch.backends.mps.is_available():
+        options["device_map"] = {"": "mps"}
+    model = AutoModelForCausalLM.from_pretrained(profile.model, **options)
+    return model.eval(), AutoTokenizer.from_pretrained(profile.model, trust_remote_code=False)
+
+
+def _gpu_loaders() -> dict[str, Callable[[Profile], tuple[Any, Any]]]:
+    return {
+        "unsloth+vllm": lambda profile: _load_unsloth(profile, vllm=True),
+        "unsloth": lambda profile: _load_unsloth(profile, vllm=False),
+        "transformers": _load_transformers,
+    }
+
+
+def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    if vllm:
+        import vllm  # noqa: F401  fails here, before any download, where vLLM is missing
+
+        os.environ.setdefault("UNSLOTH_VLLM_STANDBY", "1")
+        os.environ.setdefault("UNSLOTH_VLLM_NO_FLASHINFER", "1")
+    import torch
+    from unsloth import FastLanguageModel
+
+    return FastLanguageModel.from_pretrained(
+        model_name=profile.model,
+        max_seq_length=profile.context_tokens,
+        dtype=getattr(torch, profile.dtype),
+        load_in_4bit=True,
+        fast_inference=vllm,
+        max_lora_rank=profile.lora_rank,
+        gpu_memory_utilization=0.5,
+    )
+
+
+def add_lora(policy: Policy, seed: int) -> Any:
+    """Put a fresh LoRA adapter on all linear layers of `policy.model` and return the model to train."""
+    p = policy.profile
+    if policy.engine.startswith("unsloth"):
+        from unsloth import FastLanguageModel
+
+        return FastLanguageModel.get_peft_model(
+            policy.model,
+            r=p.lora_rank,
+            target_modules=LORA_TARGETS,
+            lora_alpha=p.lora_alpha,
+            lora_dropout=0.0,
+            bias="none",
+            use_gradient_checkpointing="unsloth",
+            random_state=seed,
+        )
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    set_seed(seed)
+    return get_peft_model(
+        policy.model,
+        LoraConfig(
+            r=p.lora_rank,
+            lora_alpha=p.lora_alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=LORA_TARGETS,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+VLLM_BATCH = 256  # completions in one call of vLLM, which arranges them itself; what a lost session loses at most
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `truncated` means that the token cap cut it off before it ended by itself.
+
+    Stored completions from elsewhere may not tell the last two; they are None then.
+    """
+
+    text: str
+    tokens: int | None
+    truncated: bool | None
+
+
+def generate(
+    policy: Policy,
+    questions: Sequence[Question],
+    temperature: float = 0.0,
+    n: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Sample]]:
+    """Answer every question n times; `temperature` 0 is greedy decoding.
+
+    Args:
+        progress: called with (questions done, questions in all) after each batch.
+    Returns:
+        One list of n samples per question, in the order of `questions`.
+    """
+    samples: dict[int, list[Sample]] = {}
+    for batch in batches(policy, questions, temperature, n):
+        samples |= batch
+        if progress:
+            progress(len(samples), len(questions))
+    return [samples[i] for i in range(len(questions))]
+
+
+def batches(
+    policy: Policy, questions: Sequence[Question], temperature: float, n: int, known: Collection[int] = ()
+) -> Iterator[dict[int, list[Sample]]]:
+    """Answer batch by batch, yielding {index of the question: its n samples}; batches known already are left out.
+
+    Which questions share a batch does not depend on `known`: on a GPU the last bits of an answer depend on its batch.
+    """
+    prompts = [render_prompt(policy, q.question) for q in questions]
+    order = list(range(len(prompts)))
+    if policy.engine == "unsloth+vllm":
+        size, answer = VLLM_BATCH, _vllm(policy)
+    else:
+        size, answer = policy.profile.eval_batch, _generate_batch
+        order.sort(key=lambda i: len(prompts[i]))  # alike lengths together: little padding
+    step = max(1, size // n)
+    for batch in (order[start : start + step] for start in range(0, len(order), step)):
+        if not all(i in known for i in batch):
+            yield dict(zip(batch, answer(policy, [prompts[i] for i in batch], temperature, n), strict=True))
+
+
+def render_prompt(policy: Policy, question: str) -> str:
+    """A question as the model reads it: system prompt and chat template around it."""
+    return policy.tokenizer.apply_chat_template(chat_prompt(question), tokenize=False, add_generation_prompt=True)
+
+
+def _generate_batch(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
+    import torch
+
+    from utils.model.decoding import decode, suits
+
+    tokenizer, cap = policy.tokenizer, policy.profile.max_completion_tokens
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.model.device)
+    if suits(policy.model):
+        prompt_of = torch.arange(len(prompts)).repeat_interleave(n)
+        rows = decode(
+            policy.model,
+            **inputs,
+            prompt_of=prompt_of,
+            cap=cap,
+            temperature=temperature,
+            end_token=tokenizer.eos_token_id,
+        )
+    else:
+        rows = _model_generate(policy, inputs, temperature, n)
+    samples = [_sample(tokenizer, row, cap) for row in rows]
+    return [samples[i : i + n] for i in range(0, len(samples), n)]
+
+
+def _model_generate(policy: Policy, inputs: Any, temperature: float, n: int) -> list[list[int]]:
+    import torch
+
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    )
+    with torch.inference_mode():
+        output = policy.model.generate(
+            **inputs,
+            max_new_tokens=policy.profile.max_completion_tokens,
+            num_return_sequences=n,
+            repetition_penalty=1.0,
+            pad_token_id=policy.tokenizer.pad_token_id,
+            eos_token_id=policy.tokenizer.eos_token_id,
+            **how,
+        )
+    return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def _sample(tokenizer: Any, ids: list[int], cap: int) -> Sample:
+    ended = tokenizer.eos_token_id in ids
+    if ended:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return Sample(tokenizer.decode(ids, skip_special_tokens=True), len(ids), truncated=not ended and len(ids) >= cap)
+
+
+def _vllm(policy: Policy) -> Callable[[Policy, list[str], float, int], list[list[Sample]]]:
+    """`_generate_batch` for vLLM; the adapter is handed over once, for each request gets a place of its own there."""
+    from vllm import SamplingParams
+
+    lora = policy.model.load_lora(str(policy.adapter)) if policy.adapter else None
+    cap = policy.profile.max_completion_tokens
+
+    def answer(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
+        how = SamplingParams(n=n, temperature=temperature, max_tokens=cap)
+        outputs = policy.model.fast_generate(prompts, sampling_params=how, lora_request=lora, use_tqdm=False)
+        return [[_sample(policy.tokenizer, list(o.token_ids), cap) for o in output.outputs] for output in outputs]
+
+    return answer

@@ -1,0 +1,242 @@
+"""Profiles: the numbers a learner changes, one small set for each kind of machine.
+
+The code path is the same for all of them; only these numbers differ. `GRPO_PROFILE` overrides the choice that
+`pick_profile()` makes from the machine it finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from utils.files import ROOT
+
+QWEN_3B = "Qwen/Qwen2.5-3B-Instruct"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Model, budget and training numbers for one kind of machine.
+
+    Raises:
+        ValueError: a combination that cannot run, with the mend.
+    """
+
+    name: str
+    model: str  # folder or hub name
+    dataset: str  # "tiny" or "gsm8k"
+    dtype: str  # "float32", "float16" or "bfloat16"
+    steps: int  # optimizer steps
+    prompts_per_step: int  # questions sampled for one optimizer step
+    group_size: int  # completions sampled per question
+    micro_batch: int  # completions in one forward and backward pass
+    learning_rate: float
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    context_tokens: int  # what the model is loaded for: prompt + completion
+    unsloth: bool = False  # 4-bit weights through Unsloth, vLLM for generation
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    max_grad_norm: float = 0.1
+    warmup_steps: int = 5
+    lr_power: float = 1.0  # after the warm-up the learning rate falls as (share of the steps left) ** lr_power
+    beta: float = 0.0  # weight of the KL term; 0 trains without a reference model
+    temperature: float = 1.0  # of sampling in training; evaluation is greedy
+    save_every: int = 25  # optimizer steps between checkpoints
+    eval_batch: int = 32  # prompts in one batch of greedy decoding
+    train_minutes: str = "not measured"
+
+    @property
+    def completions_per_step(self) -> int:
+        return self.prompts_per_step * self.group_size
+
+    def __post_init__(self) -> None:
+        for field in (
+            "steps",
+            "prompts_per_step",
+            "micro_batch",
+            "lora_rank",
+            "save_every",
+            "eval_batch",
+            "max_prompt_tokens",
+            "max_completion_tokens",
+        ):
+            if getattr(self, field) < 1:
+                raise ValueError(f"profile {self.name}: {field} must be at least 1, got {getattr(self, field)}")
+        if self.group_size < 2:
+            raise ValueError(
+                f"profile {self.name}: group_size must be at least 2, got {self.group_size}: "
+                "an advantage compares completions of one group"
+            )
+        if self.completions_per_step % self.micro_batch:
+            raise ValueError(
+                f"profile {self.name}: micro_batch {self.micro_batch} does not divide the {self.completions_per_step} "
+                f"completions of a step ({self.prompts_per_step} prompts x {self.group_size}); "
+                "set micro_batch to a divisor"
+            )
+        if self.max_prompt_tokens + self.max_completion_tokens > self.context_tokens:
+            raise ValueError(
+                f"profile {self.name}: {self.max_prompt_tokens} prompt + {self.max_completion_tokens} completion "
+                f"exceed context_tokens {self.context_tokens}; raise context_tokens or lower the other two"
+            )
+        if self.dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"profile {self.name}: dtype must be float32, float16 or bfloat16, got {self.dtype!r}")
+        if self.lr_power < 0:
+            raise ValueError(f"profile {self.name}: lr_power must not be negative, got {self.lr_power}; 1 falls evenly")
+        if self.beta < 0:
+            raise ValueError(f"profile {self.name}: beta must not be negative, got {self.beta}")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"profile {self.name}: temperature must be positive, got {self.temperature}: "
+                "a group sampled greedily holds the same completion several times"
+            )
+
+    def replace(self, **changes: object) -> Profile:
+        """A copy with some numbers changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def check_machine(self) -> None:
+        """Refuse what the machine at hand cannot run.
+
+        Raises:
+            RuntimeError: no GPU for a profile that needs one, or bfloat16 on a GPU without it.
+        """
+        import torch
+
+        if self.unsloth and not torch.cuda.is_available():
+            raise RuntimeError(
+                f"profile {self.name} needs an NVIDIA GPU and none was found; on Colab choose "
+                "Runtime > Change runtime type > T4 GPU, elsewhere set GRPO_PROFILE=tiny"
+            )
+        if self.dtype == "bfloat16" and torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8:
+            raise RuntimeError(
+                f"profile {self.name} computes in bfloat16, which {torch.cuda.get_device_name()} lacks; "
+                "use the profile t4 (float16)"
+            )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(  # how step size, rate and temperature were chosen: assets/runs/FINDINGS.md
+            "tiny",
+            str(ROOT / "assets" / "tiny_model"),
+            "tiny",
+            "float32",
+            steps=160,
+            prompts_per_step=2,
+            group_size=8,
+            micro_batch=16,
+            learning_rate=2e-3,
+            max_prompt_tokens=1024,
+            max_completion_tokens=96,
+            context_tokens=2048,
+            max_grad_norm=1.0,
+            warmup_steps=0,
+            lr_power=2.0,
+            temperature=0.7,
+            save_every=40,
+            eval_batch=256,
+        ),
+        Profile(
+            "laptop",
+            "Qwen/Qwen2.5-0.5B-Instruct",
+            "gsm8k",
+            "float32",
+            steps=50,
+            prompts_per_step=2,
+            group_size=8,
+            micro_batch=4,
+            learning_rate=1e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=320,
+            context_tokens=1024,
+            save_every=5,
+            eval_batch=8,
+        ),
+        Profile(
+            "t4",
+            QWEN_3B,
+            "gsm8k",
+            "float16",
+            steps=250,
+            prompts_per_step=4,
+            group_size=8,
+            micro_batch=4,
+            learning_rate=1e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=704,
+            context_tokens=1024,
+            unsloth=True,
+            save_every=10,
+        ),
+        Profile(
+            "l4",
+            QWEN_3B,
+            "gsm8k",
+            "bfloat16",
+            steps=400,
+            prompts_per_step=8,
+            group_size=8,
+            micro_batch=8,
+            learning_rate=1e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=1024,
+            context_tokens=1536,
+            unsloth=True,
+            lora_rank=32,
+            lora_alpha=64,
+            save_every=20,
+            eval_batch=64,
+        ),
+        Profile(
+            "a100",
+            QWEN_3B,
+            "gsm8k",
+            "bfloat16",
+            steps=500,
+            prompts_per_step=32,
+            group_size=8,
+            micro_batch=16,
+            learning_rate=2e-5,
+            max_prompt_tokens=320,
+            max_completion_tokens=1024,
+            context_tokens=1536,
+            unsloth=True,
+            lora_rank=64,
+            lora_alpha=128,
+            save_every=20,
+            eval_batch=128,
+        ),
+    )
+}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        ValueError: no such profile.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
+    return PROFILES[name]
+
+
+def pick_profile() -> str:
+    """`GRPO_PROFILE` where it is set, else the profile that suits the GPU found, else "tiny"."""
+    name = os.environ.get("GRPO_PROFILE")
+    if name:
+        return get_profile(name).name
+    import torch
+
+    if not torch.cuda.is_available():
+        return "tiny"
+    gpu = torch.cuda.get_device_properties(0)
+    gib = gpu.total_memory / 2**30
+    if gib < 14 or (gpu.major, gpu.minor) < (7, 5):
+        return "tiny"
+    if gpu.major < 8:
+        return "t4"
+    return "a100" if gib > 38 else "l4"

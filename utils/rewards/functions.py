@@ -1,0 +1,222 @@
+r"""Rewards with TRL's signature: `f(completions, **dataset columns) -> list[float]`.
+
+Being right dominates; the layout asked for is worth a little on top. The order this gives, best first:
+
+    right and well formed (1.2) > right, messy (1.0) > wrong, well formed (0.2) > anything else (0.0)
+
+so that no attempt earns less than silence, and a clean layout can never make up for a wrong number. Nothing is paid
+for "a number is there" or for being near: both can be had without solving the problem.
+
+    >>> replies = ["<reasoning>\n3+4=7\n</reasoning>\n<answer>7</answer>", "The answer is 7.", "I do not know."]
+    >>> total_reward(replies, gold=["7", "7", "7"])
+    [1.2, 1.0, 0.0]
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.data.answers import extract_answer, is_correct, parse_completion
+from utils.data.questions import chat_prompt
+
+Completion = str | list[dict[str, str]]  # plain text, or the assistant's messages as TRL passes them
+RewardFunction = Callable[..., list[float]]
+
+
+def text_of(completion: Completion) -> str:
+    """The text of a completion, whether TRL passed it as text or as a list of messages."""
+    return completion if isinstance(completion, str) else "".join(message["content"] or "" for message in completion)
+
+
+def on_text(function: RewardFunction) -> RewardFunction:
+    """Let a reward that reads plain text serve TRL, which passes a chat model's completions as lists of messages.
+
+    >>> @on_text
+    ... def digits(completions, **kwargs):
+    ...     return [float("42" in text) for text in completions]
+    >>> digits(completions=[[{"role": "assistant", "content": "It is 42."}], "forty-two"])
+    [1.0, 0.0]
+    """
+
+    @functools.wraps(function)
+    def reward(completions: list[Completion], **columns: Any) -> list[float]:
+        return function(completions=[text_of(c) for c in completions], **columns)
+
+    return reward
+
+
+def _texts(completions: list[Completion], gold: list[str] | None = None) -> list[str]:
+    if gold is not None and len(gold) != len(completions):
+        raise ValueError(f"{len(completions)} completions but {len(gold)} golds; is the dataset column named `gold`?")
+    return [text_of(c) for c in completions]
+
+
+def correctness_reward(completions: list[Completion], gold: list[str], **kwargs: Any) -> list[float]:
+    """1.0 where the last answer stated is the gold number, wherever it stands (lenient), else 0.0.
+
+    Args:
+        completions: N completions, all groups flattened.
+        gold: N gold answers, aligned, e.g. "1,000".
+    Returns:
+        N rewards in {0.0, 1.0}.
+    Raises:
+        ValueError: the lengths differ, or a gold is not a number. No completion raises, whatever it holds.
+    """
+    texts = _texts(completions, gold)
+    return [float(is_correct(text, g, mode="lenient")) for text, g in zip(texts, gold, strict=True)]
+
+
+def format_reward(completions: list[Completion], **kwargs: Any) -> list[float]:
+    """1.0 for exactly one `<reasoning>…</reasoning>`, one `<answer>…</answer>` after it and nothing else, else 0.0.
+
+    Both tags must hold something, and the answer a number: an empty shell earns nothing.
+    """
+    return [float(_is_clean(text)) for text in _texts(completions)]
+
+
+def _is_clean(text: str) -> bool:
+    parsed = parse_completion(text)
+    return parsed.well_formed and bool((parsed.reasoning or "").strip()) and extract_answer(text) is not None
+
+
+def strict_metric(completions: list[Completion], gold: list[str], **kwargs: Any) -> list[float]:
+    """1.0 where the answer is right *and* in its place: what the evaluation calls strict. Logged, not optimised."""
+    return [float(is_correct(t, g, mode="strict")) for t, g in zip(_texts(completions, gold), gold, strict=True)]
+
+
+def working_metric(completions: list[Completion], **kwargs: Any) -> list[float]:
+    """1.0 where the completion writes out at least one sum (an `=`), else 0.0. Logged, not optimised."""
+    return [float("=" in text) for text in _texts(completions)]
+
+
+REWARDS: dict[RewardFunction, float] = {
+    correctness_reward: 1.0,
+    format_reward: 0.2,
+    strict_metric: 0.0,
+    working_metric: 0.0,
+}
+
+
+def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
+    """The `REWARDS` of a Python file: `{function: weight}`, in the shape of this module's own.
+
+    The file is your code and runs with your rights; load only what you would run.
+
+    Raises:
+        ValueError: the file defines no such dictionary.
+    """
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file; give one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rewards = getattr(module, "REWARDS", None)
+    if (
+        not isinstance(rewards, dict)
+        or not rewards
+        or not all(callable(f) and isinstance(w, int | float) for f, w in rewards.items())
+    ):
+        raise ValueError(f"{path} must define REWARDS = {{function: weight, …}}, got {rewards!r}")
+    return rewards
+
+
+def total_reward(
+    completions: list[Completion], rewards: dict[RewardFunction, float] | None = None, **columns: Any
+) -> list[float]:
+    """The weighted sum that GRPO sees, one number per completion.
+
+    Args:
+        completions: N completions.
+        rewards: reward functions and their weights; `REWARDS` unless given.
+        columns: the dataset columns the functions ask for, each of length N, e.g. `gold=[…]`.
+    """
+    rewards = REWARDS if rewards is None else rewards
+    parts = [[weight * r for r in function(completions=completions, **columns)] for function, weight in rewards.items()]
+    return [sum(column) for column in zip(*parts, strict=True)]
+
+
+def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
+    """GRPO's advantages: each reward minus its group's mean, over the group's standard deviation (+ 1e-4).
+
+    DeepSeekMath (arXiv 2402.03300), section 4.1.2; the sample standard deviation and the 1e-4 as in TRL.
+
+    Args:
+        rewards: N rewards, group after group.
+        group_size: completions per group; divides N.
+    Example:
+        >>> [round(a, 2) for a in group_advantages([1.0, 0.0, 0.0, 1.0], group_size=4)]
+        [0.87, -0.87, -0.87, 0.87]
+    """
+    advantages = []
+    for start in range(0, len(rewards), group_size):
+        group = rewards[start : start + group_size]
+        mean, std = statistics.fmean(group), statistics.stdev(group)
+        advantages += [(r - mean) / (std + 1e-4) for r in group]
+    return advantages
+
+
+def columns(questions: Sequence[str], golds: Sequence[str]) -> dict[str, list[Any]]:
+    """The keywords with which TRL calls a reward function on this project's datasets, besides `completions`."""
+    return {"prompts": [chat_prompt(q) for q in questions], "gold": list(golds), "question": list(questions)}
+
+
+# ---------------------------------------------------------------------- the commonly published reward set
+#
+# The five parts that most public GRPO notebooks on GSM8K share, rebuilt from their values, defects included,
+# so that the bench has something to find. Do not train with them.
+
+
+def classic_correctness(completions: list[Completion], gold: list[str], **kwargs: object) -> list[float]:
+    """2.0 where the text behind the last `<answer>` (all of it, where there is none) is the gold, letter by letter."""
+    return [2.0 * (_classic_answer(c) == g) for c, g in zip(completions, gold, strict=True)]
+
+
+def classic_integer(completions: list[Completion], **kwargs: object) -> list[float]:
+    """0.5 where that text consists of digits, whatever they are."""
+    return [0.5 * _classic_answer(c).isdigit() for c in completions]
+
+
+def classic_strict_format(completions: list[Completion], **kwargs: object) -> list[float]:
+    """0.5 for the layout on lines of its own; `.` stops at line ends, so the reasoning must fit on one line."""
+    pattern = re.compile(r"^<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$")
+    return [0.5 * bool(pattern.match(text_of(c))) for c in completions]
+
+
+def classic_soft_format(completions: list[Completion], **kwargs: object) -> list[float]:
+    """0.5 for the two pairs of tags at the start of the text; `.` stops at line ends here, too."""
+    pattern = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>")
+    return [0.5 * bool(pattern.match(text_of(c))) for c in completions]
+
+
+def classic_tag_count(completions: list[Completion], **kwargs: object) -> list[float]:
+    """0.125 for each of four tags on a line of its own, less 0.001 for each character after the last one."""
+    return [_tags_counted(text_of(c)) for c in completions]
+
+
+def _classic_answer(completion: Completion) -> str:
+    return text_of(completion).split("<answer>")[-1].split("</answer>")[0].strip()
+
+
+def _tags_counted(text: str) -> float:
+    score = 0.125 * (text.count("<reasoning>\n") == 1) + 0.125 * (text.count("\n</reasoning>\n") == 1)
+    if text.count("\n<answer>\n") == 1:
+        score += 0.125 - 0.001 * len(text.split("\n</answer>\n")[-1])
+    if text.count("\n</answer>") == 1:
+        score += 0.125 - 0.001 * (len(text.split("\n</answer>")[-1]) - 1)
+    return score
+
+
+classic_rewards: dict[RewardFunction, float] = {
+    classic_correctness: 1.0,
+    classic_integer: 1.0,
+    classic_strict_format: 1.0,
+    classic_soft_format: 1.0,
+    classic_tag_count: 1.0,
+}

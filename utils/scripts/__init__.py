@@ -1,0 +1,8 @@
+"""What stands behind run.py and assets/; no notebook imports it.
+
+commands     the commands of run.py, and their options
+notebooks    execute the series, and write what repeats in it
+pretrain     make the embedded model
+record       make the recorded runs and the bank
+experiments  run the experiments and write FINDINGS.md
+"""

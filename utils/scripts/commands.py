@@ -1,0 +1,418 @@
+"""The commands of run.py: their options, and what they do once the environment is set up.
+
+    python -m utils.scripts.commands [train | evaluate | compare | score | notebooks] …     no command: the whole series
+
+The standard library is enough to import this module and to check a command line, which run.py does before anything is
+installed. Each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from utils.files import ROOT, read_jsonl, write_json, write_text
+from utils.model.profiles import PROFILES, get_profile
+
+POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
+
+# -------------------------------------------------------------------------------------------------- options
+
+
+def output_folder(text: str) -> str:
+    """Absolute path of a folder that exists or can be made."""
+    path = Path(os.path.abspath(text))
+    if not text.strip():
+        raise ArgumentTypeError("'' is no folder; give one, for example runs/mine")
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ArgumentTypeError(f"{str(nearest)!r} is a file; give the name of a folder")
+    if not os.access(nearest, os.W_OK):
+        raise ArgumentTypeError(f"cannot write in {str(nearest)!r}; give a folder you may write to")
+    return str(path)
+
+
+def existing_folder(text: str) -> str:
+    """Absolute path of a folder that is there."""
+    if not text.strip() or not os.path.isdir(text):
+        raise ArgumentTypeError(f"there is no folder {text!r} (looked from {os.getcwd()}); check the path")
+    return os.path.abspath(text)
+
+
+def existing_file(text: str) -> str:
+    """Absolute path of a file that is there and can be read."""
+    if os.path.isdir(text):
+        raise ArgumentTypeError(f"{text!r} is a folder; give a file inside it")
+    if not os.path.isfile(text):
+        raise ArgumentTypeError(f"there is no file {text!r} (looked from {os.getcwd()}); check the path")
+    if not os.access(text, os.R_OK):
+        raise ArgumentTypeError(f"the file {text!r} cannot be read; check its permissions")
+    return os.path.abspath(text)
+
+
+def whole_number(least: int, most: int | None = None):
+    """Argument type: an integer from `least` to `most`."""
+    span = f"from {least} to {most}" if most else f"of at least {least}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most and value > most):
+            raise ArgumentTypeError(f"{text!r} is not a whole number {span}; try {least + 20}")
+        return value
+
+    return parse
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="run.py",
+        description="GRPO on grade-school maths. Without a command: set up .venv, run the whole series on "
+        "the embedded tiny model and leave notebooks, adapter, summary.json and report.html in runs/latest/.",
+        epilog="'run.py COMMAND -h' shows a command's options.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, summary: str, example: str | None = None) -> ArgumentParser:
+        epilog = f"example: python3 run.py {name} {example}" if example else None
+        return commands.add_parser(name, help=summary, description=summary, epilog=epilog, allow_abbrev=False)
+
+    def add_profile(command: ArgumentParser) -> None:
+        where = (
+            "tiny: embedded model, any CPU, no network. laptop: Qwen2.5-0.5B-Instruct, CPU or Apple GPU. "
+            "t4, l4, a100: Qwen2.5-3B-Instruct on that GPU, with the packages of requirements.txt"
+        )
+        command.add_argument("--profile", required=True, choices=tuple(PROFILES), metavar="P", help=where)
+        command.add_argument(
+            "--output", required=True, type=output_folder, metavar="DIR", help="folder for the results"
+        )
+
+    test = add("test", "run the tests", "tests/test_run.py -k usage")
+    test.add_argument("--fast", action="store_true", help="leave out what trains a model or needs a browser")
+    test.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest; paths start at the project root")
+
+    lab = add("lab", "open the notebooks in JupyterLab, on 127.0.0.1 only; Ctrl-C ends it")
+    lab.add_argument("--port", type=whole_number(1024, 65535), metavar="N", help="default: 8888 or the next free")
+    lab.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
+
+    train = add("train", "train a LoRA adapter with GRPO", "--profile tiny --output runs/mine --seed 1")
+    add_profile(train)
+    train.add_argument(
+        "--dataset",
+        choices=("tiny", "gsm8k"),
+        metavar="NAME",
+        help="tiny, or gsm8k (from the folder in GSM8K_DIR, else the hub); default: the profile's",
+    )
+    train.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="default: the profile's")
+    train.add_argument("--max-steps", type=whole_number(1), metavar="N", help="default: the profile's")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    train.add_argument(
+        "--mirror",
+        type=output_folder,
+        metavar="DIR2",
+        help="also copy finished checkpoints there; with --resume, bring back what is newer there",
+    )
+    train.add_argument("--reward", type=existing_file, metavar="FILE", help="Python file with reward functions")
+
+    evaluate = add(
+        "evaluate",
+        "measure a model greedily on questions with known answers",
+        "--profile tiny --adapter runs/latest/adapter --output runs/measured",
+    )
+    add_profile(evaluate)
+    evaluate.add_argument("--adapter", type=existing_folder, metavar="DIR", help="default: the base model alone")
+    evaluate.add_argument(
+        "--base",
+        type=existing_folder,
+        metavar="DIR",
+        help="stored evaluation to compare the adapter with; default: the base model is evaluated too, into DIR/base",
+    )
+    evaluate.add_argument(
+        "--questions",
+        type=existing_file,
+        metavar="FILE.jsonl",
+        help='rows {"question": "...", "answer": "... #### 42"}; default: the test split of the profile',
+    )
+
+    compare = add(
+        "compare",
+        "compare two stored evaluations, question by question; needs no model",
+        "runs/measured/base runs/measured",
+    )
+    compare.add_argument("base", type=existing_folder, metavar="DIR_BASE", help="folder that evaluate left, before")
+    compare.add_argument(
+        "trained", type=existing_folder, metavar="DIR_TRAINED", help="folder that evaluate left, after"
+    )
+    compare.add_argument("--output", type=output_folder, metavar="DIR", help="also write DIR/comparison.json")
+
+    score = add(
+        "score", "judge stored completions by the present rules and write card.json; needs no model", "runs/measured"
+    )
+    score.add_argument(
+        "folder",
+        type=existing_folder,
+        metavar="DIR",
+        help="holds completions.jsonl; a line needs question, gold and completion",
+    )
+
+    notebooks = add("notebooks", "re-execute the committed notebooks on profile tiny")
+    notebooks.add_argument("--write", action="store_true", required=True, help="save the outputs in notebooks/")
+    return parser
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Check a command line; on wrong use print the usage and the mend, and exit with status 2."""
+    parser = build_parser()
+    if argv[:1] == ["test"] and argv[1:] not in (["-h"], ["--help"]):
+        return Namespace(command="test", fast="--fast" in argv, pytest=[each for each in argv[1:] if each != "--fast"])
+    args = parser.parse_args(argv)
+    if getattr(args, "resume", False) and not os.path.isdir(args.output) and not args.mirror:
+        parser.error(
+            f"--resume: there is no folder {args.output!r} to go on from; "
+            "name the folder of the run to continue, or leave --resume out"
+        )
+    if getattr(args, "base", None) and args.command == "evaluate" and not args.adapter:
+        parser.error("--base: a stored evaluation to compare an adapter with; name the adapter with --adapter")
+    return args
+
+
+def options(args: Namespace) -> list[str]:
+    """The parsed options as arguments again, for the child; paths have become absolute."""
+    given = []
+    for name, value in vars(args).items():
+        if name == "command" or value is None or value is False:
+            continue
+        if name not in POSITIONALS.get(args.command, ()):
+            given.append("--" + name.replace("_", "-"))
+        given += [] if value is True else [str(value)]
+    return given
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def train(args: Namespace) -> None:
+    """Train one adapter; leaves it in DIR/adapter."""
+    from utils.rewards.functions import load_rewards
+    from utils.training.grpo import train as run
+    from utils.training.preflight import preflight, summary, text_table
+
+    profile = get_profile(args.profile)
+    changes = {"dataset": args.dataset, "steps": args.max_steps}
+    profile = profile.replace(**{name: value for name, value in changes.items() if value is not None})
+    rewards = load_rewards(args.reward) if args.reward else None
+    if profile.name != "tiny":  # for tiny there is nothing to download, and it fits anywhere
+        checks = preflight(profile)
+        print(text_table(checks))
+        if any(check.verdict == "fail" for check in checks):
+            raise RuntimeError(summary(checks))
+    result = run(profile, args.output, args.seed or 0, args.resume, rewards, args.mirror)
+    if not result.finished:
+        print(f"Stopped after step {result.steps} of {profile.steps}; go on with --resume.")
+        raise SystemExit(130)
+    print(f"Trained {result.steps} steps in {result.seconds:.0f} s; the adapter is in {shown(result.adapter)}")
+
+
+def evaluate(args: Namespace) -> None:
+    """Evaluate the base model and, where an adapter is given, the trained one on the same questions.
+
+    Each finished batch is kept, in DIR and, for the base model beside an adapter, in DIR/base or the stored evaluation
+    that `--base` names; a second call asks only what is missing there.
+    """
+    from utils.data.questions import load_questions, read_questions
+    from utils.evaluation import report
+    from utils.evaluation.evaluate import card_text, comparison_text, load_evaluation
+    from utils.evaluation.evaluate import evaluate as run
+    from utils.evaluation.protocol import PROTOCOL, Protocol, begin, header_of, protocol_of, read_header, require_same
+    from utils.model.policy import check_adapter, load_policy, with_adapter
+    from utils.setup import versions
+
+    profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
+    questions = read_questions(args.questions) if args.questions else load_questions(profile.dataset, "test")
+    folders = {"base": output}
+    if args.adapter:
+        folders = {"base": Path(args.base) if args.base else output / "base", "trained": output}
+        check_adapter(args.adapter)  # this and what follows before minutes go into the base model
+    policy = load_policy(profile)
+    if args.base:
+        theirs = read_header(Path(args.base))["protocol"]
+        if theirs is None:
+            raise ValueError(f"--base {args.base} holds no {PROTOCOL}; give a folder that run.py evaluate left")
+        require_same(Protocol.from_dict(theirs), protocol_of(policy, questions), names=(args.base, "this call"))
+        load_evaluation(args.base)  # or it says what is missing
+    if args.adapter:
+        adapted = dataclasses.replace(policy, adapter=Path(args.adapter))
+        begin(output, header_of(adapted, questions), questions)
+    if not args.base:
+        run(policy, questions, counter("base model"), folders["base"])
+    if args.adapter:
+        run(with_adapter(policy, args.adapter), questions, counter("trained model"), output)
+    evaluations = {who: load_evaluation(folder) for who, folder in folders.items()}
+    verdicts = {who: evaluation.verdicts for who, evaluation in evaluations.items()}
+    summary = report.summarise(
+        profile.name,
+        versions(),
+        **verdicts,
+        questions=args.questions or f"{profile.dataset} test",
+        adapter=args.adapter,
+        **training_facts(args.adapter),
+        protocol_hash=evaluations["base"].header["protocol_hash"],
+        total_seconds=round(time.perf_counter() - start, 1),
+    )
+    write_json(output / "summary.json", summary)
+    print(card_text({who: evaluation.card for who, evaluation in evaluations.items()}))
+    if args.adapter:
+        print(comparison_text(summary))
+    print(f"{report.verdict_line(summary)}\nsummary.json is in {shown(output)}")
+
+
+def compare(args: Namespace) -> None:
+    """Compare two stored evaluations; with an output folder, leave comparison.json there."""
+    from utils.evaluation.evaluate import card_text, compare_folders, comparison_text
+
+    base, trained, comparison = compare_folders(args.base, args.trained)
+    cards = {"base": base.card, "trained": trained.card}
+    print(f"base     {shown(base.folder)}\ntrained  {shown(trained.folder)}\n\n{card_text(cards)}\n")
+    print(comparison_text(comparison))
+    if base.header["protocol_hash"] is None:
+        print("Neither folder says how it was measured: whether they may be compared is for you to know.")
+    if args.output:
+        path = write_json(Path(args.output) / "comparison.json", comparison | cards)
+        print(f"comparison.json is in {shown(path.parent)}")
+
+
+def score(args: Namespace) -> None:
+    """Judge stored completions by the present rules and leave card.json beside them."""
+    from utils.evaluation.evaluate import card_text
+    from utils.evaluation.evaluate import score as run
+
+    evaluation = run(args.folder)
+    print(card_text({"stored": evaluation.card}))
+    print(f"card.json is in {shown(evaluation.folder)}")
+
+
+def training_facts(adapter: str | None) -> dict[str, Any]:
+    """Seed, steps and seconds of the training that left an adapter; {} where no training.json is beside it."""
+    facts = Path(adapter).parent / "training.json" if adapter else None
+    if facts is None or not facts.is_file():
+        return {}
+    training = json.loads(facts.read_text(encoding="utf-8"))
+    return {"seed": training["seed"], "train_steps": training["steps"], "train_seconds": training["seconds"]}
+
+
+def counter(label: str) -> Callable[[int, int, int], None]:
+    """A progress callback that prints a line each time another tenth is done, with the strict rate so far."""
+    from utils.stats import progress_text
+
+    shown_tenths = 0
+
+    def progress(done: int, total: int, strict: int) -> None:
+        nonlocal shown_tenths
+        if done * 10 // total > shown_tenths:
+            shown_tenths = done * 10 // total
+            print(progress_text(label, done, total, strict), flush=True)
+
+    return progress
+
+
+def series(args: Namespace) -> None:
+    """Run the series into runs/latest; an earlier run is kept beside it, under the time it ended."""
+    output = ROOT / "runs" / "latest"
+    if output.exists():
+        ended = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d-%H%M%S")
+        os.replace(output, output.with_name(ended))
+        print(f"The earlier run is now in runs/{ended}")
+    run_series(output)
+
+
+def run_series(output: Path) -> dict[str, Any]:
+    """Execute all notebooks on profile tiny, gather their results in `output` and return the summary."""
+    from utils.data.questions import load_questions
+    from utils.evaluation import report
+    from utils.evaluation.errors import solutions_of
+    from utils.evaluation.evaluate import load_evaluation
+    from utils.scripts.notebooks import NOTEBOOKS, execute
+
+    start = time.perf_counter()
+    for notebook in NOTEBOOKS:
+        environment = {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": str(output)}
+        seconds = execute(notebook, output / "notebooks" / notebook.name, environment, tell)
+        tell(f"{notebook.stem}: done in {seconds:.0f} s", end="\n")
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    summary["total_seconds"] = round(time.perf_counter() - start, 1)
+    base, trained = (load_evaluation(output / who).verdicts for who in ("base", "trained"))
+    history, solutions = read_jsonl(output / "training" / "log.jsonl"), solutions_of(load_questions("tiny", "test"))
+    page = report.write_report(output, summary, history, base, trained, solutions)
+    print(f"{report.verdict_line(summary)}\nTook {summary['total_seconds']:.0f} s. Open {shown(page)} in a browser.")
+    return summary
+
+
+def write_notebooks(args: Namespace) -> None:
+    """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run."""
+    from utils.scripts.notebooks import NOTEBOOKS, execute
+
+    with tempfile.TemporaryDirectory() as folder:
+        for notebook in NOTEBOOKS:
+            written = Path(folder) / notebook.name
+            seconds = execute(notebook, written, {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": folder}, tell)
+            minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
+            write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
+            tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
+
+
+def tell(message: str, end: str = "") -> None:
+    """Show progress on one line in a terminal, on lines of their own elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{message}", end=end, flush=True)
+    elif end:
+        print(message, flush=True)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said: relative to the working folder where it lies inside."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
+    None: series,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "score": score,
+    "notebooks": write_notebooks,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run a command; what the user can mend ends in one line on stderr, with the traceback in error.log."""
+    args = parse(argv)
+    try:
+        COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        folder = Path(getattr(args, "output", None) or ROOT / "runs")
+        try:
+            write_text(folder / "error.log", traceback.format_exc())
+            where = f"\nThe traceback is in {shown(folder / 'error.log')}"
+        except OSError:
+            where = ""
+        raise SystemExit(f"{type(error).__name__}: {error}{where}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

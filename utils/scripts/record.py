@@ -1,0 +1,214 @@
+"""Make what is recorded in assets/.
+
+    python -m utils.scripts.record           the reference runs, about 4 minutes on 2 cores
+    python -m utils.scripts.record bank      the bank of completions, about a minute
+
+For each seed the first trains profile tiny, evaluates base and trained model on the whole test split, and writes
+
+    assets/runs/tiny/seed-N/    summary.json, training.json, log.jsonl; seed 0 also keeps its adapter
+    assets/figures/             the README's pictures, drawn from those files
+    README.md                   the results table between its two markers, written from those files
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from transformers import set_seed
+
+from utils import plots
+from utils.data.questions import Question, load_questions
+from utils.evaluation import report
+from utils.evaluation.evaluate import correct_counts, evaluate
+from utils.evaluation.figures import card_figure
+from utils.files import ROOT, read_jsonl, write_bytes, write_json, write_text
+from utils.model.policy import generate, load_policy, with_adapter
+from utils.model.profiles import get_profile
+from utils.rewards.bank import FOLDER as BANK
+from utils.rewards.bank import Group
+from utils.setup import machine, versions
+from utils.stats import pass_at_k
+from utils.training.grpo import train
+
+SEEDS = (0, 1, 2)
+RUNS, FIGURES, README = ROOT / "assets" / "runs" / "tiny", ROOT / "assets" / "figures", ROOT / "README.md"
+MARKERS = ("<!-- results: written by python -m utils.scripts.record -->", "<!-- end of results -->")
+PASS_QUESTIONS = 256
+
+ADAPTER = ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"
+
+
+BANK_QUESTIONS = 160  # of the validation split; two policies and groups of 8 make 2,560 completions
+
+
+BANK_SEED = 0
+
+
+BANK_TEMPERATURE = 1.0
+
+
+def record(seeds: tuple[int, ...] = SEEDS) -> None:
+    """Train and evaluate every seed and write its folder."""
+    profile = get_profile("tiny")
+    questions = load_questions(profile.dataset, "test")
+    policy = load_policy(profile)
+    base = evaluate(policy, questions)
+    set_seed(0)
+    counts = correct_counts(policy, questions[:PASS_QUESTIONS], n=8)
+    base_pass = {f"pass@{k}": fmean(pass_at_k(8, right, k) for right in counts) for k in (1, 8)}
+    for seed in seeds:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(profile, folder, seed)
+            trained = evaluate(load_policy(profile, result.adapter), questions)
+            target = RUNS / f"seed-{seed}"
+            target.mkdir(parents=True, exist_ok=True)
+            for name in ("training.json", "log.jsonl"):
+                shutil.copy(Path(folder) / name, target / name)
+            if seed == seeds[0]:
+                shutil.copytree(result.adapter, target / "adapter", dirs_exist_ok=True)
+        summary = report.summarise(
+            "tiny",
+            versions(),
+            base,
+            trained,
+            seed=seed,
+            base_pass=base_pass,
+            pass_questions=PASS_QUESTIONS,
+            train_steps=result.steps,
+            train_seconds=round(result.seconds, 1),
+            total_seconds=round(time.perf_counter() - start, 1),
+            machine=machine(),
+        )
+        write_json(target / "summary.json", summary)
+        print(report.verdict_line(summary), flush=True)
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The summaries of the recorded runs, by seed."""
+    return [json.loads((RUNS / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8")) for seed in SEEDS]
+
+
+def results_table(summaries: list[dict[str, Any]]) -> str:
+    """The README's table of these runs, in Markdown."""
+    lines = [
+        "| seed | strict before | strict after | lenient | format | fixed / broken | McNemar p | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for s in summaries:
+        base, trained = s["base"], s["trained"]
+        change = [
+            f"{100 * base[name]['rate']:.1f} → {100 * trained[name]['rate']:.1f}%" for name in ("lenient", "format")
+        ]
+        p = s["mcnemar_p"]
+        lines.append(
+            " | ".join(
+                [
+                    f"| {s['seed']}",
+                    report.percent(base["strict"]),
+                    f"**{report.percent(trained['strict'])}**",
+                    *change,
+                    f"{s['flips']['fixed']} / {s['flips']['broken']}",
+                    "< 1e-6" if p < 1e-6 else f"{p:.2g}",
+                    f"{s['train_steps']} steps, {s['train_seconds']:.0f} s |",
+                ]
+            )
+        )
+    s = summaries[0]
+    lines += [
+        "",
+        f"Measured on {s['machine']}: {s['n_test']:,} test questions, greedy, 95% Wilson intervals. The base model, "
+        f"sampled on {s['pass_questions']} of them: pass@1 {100 * s['base_pass']['pass@1']:.1f}%, "
+        f"pass@8 {100 * s['base_pass']['pass@8']:.1f}%.",
+    ]
+    return "\n".join(lines)
+
+
+def publish() -> None:
+    """Draw the figures and write the README's table from the recorded runs."""
+    summaries = recorded()
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    card = card_figure(summaries[0]["base"], summaries[0]["trained"])
+    (FIGURES / "before_after.png").write_bytes(plots.png(card))
+    history = read_jsonl(RUNS / "seed-0" / "log.jsonl")
+    (FIGURES / "learning_curves.png").write_bytes(plots.png(plots.learning_curves(history)))
+    fill_readme(MARKERS, results_table(summaries))
+
+
+def fill_readme(markers: tuple[str, str], text: str) -> None:
+    """Replace what stands between two marks in the README."""
+    before, rest = README.read_text(encoding="utf-8").split(markers[0])
+    after = rest.split(markers[1])[1]
+    write_text(README, f"{before}{markers[0]}\n{text}\n{markers[1]}{after}")
+
+
+# ---------------------------------------------------------------------------------------------------- the bank
+
+
+def collect(policy: Any, questions: Sequence[Question], name: str) -> list[Group]:
+    """Sample one group for each question, of the profile's size and cap, at temperature 1: all that the model may say.
+
+    Args:
+        policy: from `load_policy`.
+        name: what to call it in the bank, e.g. "base".
+    """
+    profile = policy.profile
+    sampled = generate(policy, questions, temperature=BANK_TEMPERATURE, n=profile.group_size)
+    return [
+        Group(name, q.question, q.gold, tuple(s.text for s in group), tuple(s.tokens for s in group))
+        for q, group in zip(questions, sampled, strict=True)
+    ]
+
+
+def save_bank(groups: Sequence[Group], folder: str | Path, provenance: dict[str, Any]) -> None:
+    """Write the groups, compressed, with their provenance beside them; the same groups give the same bytes."""
+    text = "".join(json.dumps(dataclasses.asdict(group), ensure_ascii=False) + "\n" for group in groups)
+    path = Path(folder) / "completions.jsonl.gz"
+    write_bytes(path, gzip.compress(text.encode("utf-8"), mtime=0))
+    write_json(path.with_name("provenance.json"), provenance)
+
+
+def record_bank() -> None:
+    """Sample the bank of assets/ from the embedded model and the adapter of seed 0."""
+    profile = get_profile("tiny")
+    questions = load_questions(profile.dataset, "validation")[:BANK_QUESTIONS]
+    policy = load_policy(profile)
+    set_seed(BANK_SEED)
+    groups = collect(policy, questions, "base")
+    groups += collect(with_adapter(policy, ADAPTER), questions, "trained")
+    provenance = {
+        "command": "python -m utils.scripts.record bank",
+        "base": "assets/tiny_model",
+        "trained": ADAPTER.relative_to(ROOT).as_posix(),
+        "questions": f"the first {BANK_QUESTIONS} of the tiny validation split, the same for both",
+        "group_size": profile.group_size,
+        "temperature": BANK_TEMPERATURE,
+        "max_completion_tokens": profile.max_completion_tokens,
+        "seed": BANK_SEED,
+        "versions": versions(),
+    }
+    save_bank(groups, BANK, provenance)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.scripts.record", description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=("runs", "bank"), default="runs")
+    if parser.parse_args(arguments).what == "bank":
+        record_bank()
+    else:
+        record()
+        publish()
+
+
+if __name__ == "__main__":
+    main()

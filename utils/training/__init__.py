@@ -1,0 +1,9 @@
+"""Training, notebooks 03 and 04: GRPO by TRL, watched, stopped and gone on with.
+
+grpo         the trainer, its log, its folder, resume
+checkpoints  which can be gone on from, and their mirror
+watch        live table, alarms, "why is my loss 0"
+preflight    will it run here, and does the token cap fit?
+memory       what a step takes, by part
+saving       merged weights, GGUF, the hub
+"""

@@ -1,0 +1,480 @@
+"""GRPO training with TRL: one builder for every profile and engine, with a log, a live table, checkpoints and resume.
+
+A run's folder holds
+
+    settings.json     what was trained with what; a resumed run must match it
+    log.jsonl         one line of metrics per optimizer step
+    rollouts.jsonl    one line per optimizer step: every group's prompt, completions, rewards and advantages
+    checkpoint-N/     adapter, optimizer and random state after step N; `complete.json` is written last
+    adapter/          the trained LoRA adapter
+    training.json     steps, seconds, seed, versions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from utils.data.questions import Question, chat_prompt, load_questions, within_budget
+from utils.files import differences, portable, read_jsonl, write_json, write_jsonl
+from utils.model.decoding import share_prompts
+from utils.model.policy import Policy, add_lora, check_adapter, load_policy
+from utils.model.profiles import Profile
+from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, total_reward
+from utils.setup import versions
+from utils.training.checkpoints import (
+    MANIFEST,
+    Mirror,
+    all_checkpoints,
+    check_mirror,
+    complete_checkpoints,
+    read_settings,
+    restore,
+    step_of,
+    write_manifest,
+)
+from utils.training.watch import Alarms, LiveTable
+
+SAME_ON_RESUME = (
+    "loss_type",
+    "num_generations",
+    "beta",
+    "epsilon",
+    "temperature",
+    "max_completion_length",
+    "learning_rate",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "reward_weights",
+    "seed",
+)
+
+# ------------------------------------------------------------------------------------------- building
+
+
+def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weights: Sequence[float]) -> dict[str, Any]:
+    """Every field of `GRPOConfig` that decides what is learnt, spelled out, so that no engine's default differs."""
+    on_gpu = torch.cuda.is_available()
+    accumulation = profile.completions_per_step // profile.micro_batch
+    evenly = profile.lr_power == 1
+    algorithm = dict(
+        loss_type="dapo",  # token-level mean over the whole step
+        num_generations=profile.group_size,
+        scale_rewards="group",  # advantage = (reward - group mean) / (group std + 1e-4)
+        beta=profile.beta,
+        epsilon=0.2,
+        epsilon_high=0.2,
+        num_iterations=1,
+        importance_sampling_level="token",
+        mask_truncated_completions=False,
+        reward_weights=list(weights),
+        temperature=profile.temperature,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=1.0,
+        max_completion_length=profile.max_completion_tokens,
+        learning_rate=profile.learning_rate,
+        lr_scheduler_type="linear" if evenly else "polynomial",  # after the warm-up it falls to zero over max_steps
+        lr_scheduler_kwargs={} if evenly else {"power": profile.lr_power, "lr_end": 0.0},
+        warmup_steps=profile.warmup_steps,
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.99,
+        max_grad_norm=profile.max_grad_norm,
+        max_steps=profile.steps,
+        per_device_train_batch_size=profile.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation,
+        shuffle_dataset=True,
+        seed=seed,
+        data_seed=seed,
+    )
+    machine = dict(
+        output_dir=str(output),
+        use_cpu=not (on_gpu or torch.backends.mps.is_available()),
+        bf16=on_gpu and profile.dtype == "bfloat16",
+        fp16=on_gpu and profile.dtype == "float16",
+        gradient_checkpointing=on_gpu and profile.unsloth and engine == "transformers",
+        optim="adamw_8bit" if profile.unsloth else "adamw_torch",
+        use_vllm=engine == "unsloth+vllm",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # else a loss that is not a number is logged as 0
+        save_strategy="steps",
+        save_steps=profile.save_every,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    if machine["use_vllm"]:
+        machine |= dict(vllm_mode="colocate", vllm_importance_sampling_correction=True)
+    return algorithm | machine
+
+
+def build_config(settings: dict[str, Any]) -> Any:
+    """A `GRPOConfig` of these settings, checked to hold them.
+
+    Raises:
+        ValueError: the installed TRL does not know a setting, or replaced its value.
+    """
+    from trl import GRPOConfig
+
+    known = {field.name for field in dataclasses.fields(GRPOConfig)}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise ValueError(
+            f"the installed trl {importlib.metadata.version('trl')} has no setting {', '.join(unknown)}; "
+            "install the versions in requirements.txt"
+        )
+    config = GRPOConfig(**settings)
+    for name, wanted in settings.items():
+        found = getattr(config, name)
+        if found != wanted and name not in ("lr_scheduler_type", "optim", "save_strategy"):  # these become enumerations
+            raise ValueError(f"setting {name} should be {wanted!r}, but trl made it {found!r}")
+    return config
+
+
+def build_dataset(questions: Sequence[Question]) -> Dataset:
+    """TRL's columns: `prompt` (chat messages), `gold` and `question`, which the reward functions receive."""
+    return Dataset.from_list(
+        [{"prompt": chat_prompt(q.question), "gold": q.gold, "question": q.question} for q in questions]
+    )
+
+
+def build_trainer(
+    policy: Policy,
+    questions: Sequence[Question],
+    output: str | Path,
+    seed: int = 0,
+    rewards: dict[RewardFunction, float] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    settings: dict[str, Any] | None = None,
+    full_weights: bool = False,
+) -> Any:
+    """A TRL `GRPOTrainer` that trains a fresh LoRA adapter on `policy`.
+
+    Args:
+        policy: a base model, as `load_policy` returns it without an adapter.
+        questions: what to train on, within the profile's token budget.
+        output: the run's folder.
+        rewards: reward functions and weights; `REWARDS` unless given.
+        settings: fields of `GRPOConfig` that replace those of `grpo_settings`.
+        full_weights: train the model's own weights instead; such a trainer is run by its `train()`, since
+            `run_training` keeps adapters.
+    Raises:
+        ValueError: too few questions for one step.
+    """
+    profile, output = policy.profile, Path(output)
+    rewards = REWARDS if rewards is None else rewards
+    if len(questions) < profile.prompts_per_step:
+        raise ValueError(
+            f"a step takes {profile.prompts_per_step} prompts, got only {len(questions)} questions; "
+            "give more or lower prompts_per_step"
+        )
+    set_seed(seed)
+    model = policy.model if full_weights else add_lora(policy, seed)
+    defaults = grpo_settings(profile, policy.engine, output, seed, list(rewards.values()) + [0.0])
+    config = build_config(defaults | (settings or {}))
+    from trl import GRPOTrainer
+
+    recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size)
+    trainer = GRPOTrainer(
+        model=model,
+        args=config,
+        processing_class=policy.tokenizer,
+        train_dataset=build_dataset(questions),
+        reward_funcs=[*rewards, recorder],
+        callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
+    )
+    share_prompts(trainer.model)
+    trainer.remove_callback(PrinterCallback)  # our own log and table say it better
+    getattr(trainer.model, "warnings_issued", {})["estimate_tokens"] = True  # a warning about a number nobody reads
+    if profile.dtype == "float16" and policy.engine == "transformers":
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # the float16 gradient scaler needs float32 adapters
+                parameter.data = parameter.data.float()
+    return trainer
+
+
+# ------------------------------------------------------------------------------------------ recording
+
+
+class RolloutRecorder:
+    """A reward function of weight 0 that writes down every rollout: the trainer's view of a step, group by group."""
+
+    __name__ = "rollout_recorder"
+
+    def __init__(self, path: Path, rewards: dict[RewardFunction, float], group_size: int):
+        self.path, self.rewards, self.group_size = path, rewards, group_size
+
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
+        totals = total_reward(completions, self.rewards, **columns)
+        parts = {f.__name__: f(completions=completions, **columns) for f in self.rewards}
+        advantages = group_advantages(totals, self.group_size)
+        groups = [
+            {
+                "question": columns["question"][i],
+                "gold": columns["gold"][i],
+                "completions": [text_of(c) for c in completions[i : i + self.group_size]],
+                "rewards": totals[i : i + self.group_size],
+                "parts": {name: values[i : i + self.group_size] for name, values in parts.items()},
+                "advantages": [round(a, 4) for a in advantages[i : i + self.group_size]],
+            }
+            for i in range(0, len(completions), self.group_size)
+        ]
+        _append(self.path, {"step": columns["trainer_state"].global_step + 1, "groups": groups})
+        return [0.0] * len(completions)
+
+
+class StepLog(TrainerCallback):
+    """Append one line of metrics per optimizer step to log.jsonl."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "reward" in logs:
+            line = {k: v for k, v in logs.items() if "rollout_recorder" not in k}
+            _append(self.path, {"step": state.global_step, **line})
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+# ---------------------------------------------------------------------------------------- checkpoints
+
+
+class MarkComplete(TrainerCallback):
+    """After a checkpoint is written in full, describe its files in `complete.json`."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            output = Path(args.output_dir)
+            write_manifest(output / f"checkpoint-{state.global_step}", read_settings(output))
+
+
+def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | None) -> Path | None:
+    """Make a run's folder ready for `trainer`; return the checkpoint to go on from, None at the beginning of a run.
+
+    Checkpoints that cannot be used leave the trainer's sight, or it would count them among the two it keeps: those not
+    written to their end are deleted, others renamed to `refused-checkpoint-N`.
+
+    Raises:
+        FileExistsError, ValueError: as `run_training`.
+    """
+    settings = run_settings(trainer)
+    for folder in (output, mirror) if mirror else (output,):
+        if not any(folder.glob(f"checkpoint-*/{MANIFEST}")) and not (folder / "adapter").exists():
+            continue
+        if not resume:
+            raise FileExistsError(
+                f"{folder} holds an earlier run; resume it (resume=True, --resume) or choose another folder"
+            )
+        if other := differences(read_settings(folder), settings, (str(folder), "this run")):
+            raise ValueError(f"{'; '.join(other)}. Resume with the same settings or choose another folder")
+    write_json(output / "settings.json", settings)
+    if mirror:
+        restore(mirror, output)
+    done = complete_checkpoints(output)
+    for folder in set(all_checkpoints(output)) - set(done):
+        refused = folder.with_name(f"refused-{folder.name}")
+        shutil.rmtree(refused, ignore_errors=True)
+        if (folder / MANIFEST).exists():
+            os.replace(folder, refused)
+        else:
+            shutil.rmtree(folder)
+    return done[-1] if done else None
+
+
+@contextmanager
+def stop_after_step(trainer: Any) -> Iterator[None]:
+    """Turn the first Ctrl-C (or kernel interrupt) into "finish this step, save, stop"; a second one stops at once."""
+
+    class Stop(TrainerCallback):
+        asked = False
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.asked:
+                control.should_save = control.should_training_stop = True
+
+    def ask(signum: int, frame: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        print("stopping after this step; once more to stop at once", flush=True)
+
+    stop = Stop()
+    trainer.add_callback(stop)
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        trainer.remove_callback(stop)
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left behind; `history` holds the records of log.jsonl. `finished` is False after Ctrl-C."""
+
+    adapter: Path
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    finished: bool
+
+
+def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None = None) -> TrainingResult:
+    """Train to `max_steps`, or from the last complete checkpoint on, and save the adapter.
+
+    With `resume` it may be called again after anything, on this machine or, with `mirror`, on another one.
+
+    Args:
+        trainer: from `build_trainer`; its `output_dir` is the run's folder.
+        resume: go on where an earlier run in that folder stopped; without checkpoints it starts from the beginning,
+            and a finished run is loaded, not trained further.
+        mirror: a folder that outlives the machine, e.g. on a mounted Drive: each finished checkpoint is copied there,
+            and where it is ahead of the run's folder, its newest is brought back first. See `checkpoints.Mirror`.
+    Raises:
+        FileExistsError: the folder or the mirror holds an earlier run and `resume` is False.
+        FileNotFoundError: the folder in which the mirror should lie does not exist.
+        ValueError: the earlier run had other settings.
+    """
+    output, mirror = Path(trainer.args.output_dir), check_mirror(mirror) if mirror else None
+    with trainer.accelerator.main_process_first():
+        checkpoint = _start_or_continue(trainer, output, resume, mirror)
+    trainer.remove_callback(Mirror)  # that of an earlier call
+    if mirror:
+        trainer.add_callback(Mirror(mirror))
+    start_step = step_of(checkpoint) if checkpoint else 0
+    for name in ("log.jsonl", "rollouts.jsonl"):
+        _keep_until(output / name, start_step)
+    seconds, start, steps = _seconds_until(output, start_step), time.perf_counter(), start_step
+    if start_step < trainer.args.max_steps:
+        with stop_after_step(trainer):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds, steps = seconds + time.perf_counter() - start, trainer.state.global_step
+    else:  # nothing is left to do, but `train` would do a step more
+        trainer.model.load_adapter(str(checkpoint), adapter_name="default", is_trainable=True)
+    result = TrainingResult(
+        save_adapter(trainer.model, output / "adapter"),
+        _read_log(output),
+        steps,
+        seconds,
+        finished=steps >= trainer.args.max_steps,
+    )
+    write_json(
+        output / "training.json",
+        {
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "finished": result.finished,
+            "seed": trainer.args.seed,
+            "versions": versions(),
+        },
+    )
+    return result
+
+
+def _seconds_until(output: Path, step: int) -> float:
+    """What the steps so far took: from training.json where the run stopped there in order, else from the log."""
+    path = output / "training.json"
+    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8")))["steps"] == step:
+        return before["seconds"]
+    return sum(line["step_time"] for line in _read_log(output))
+
+
+def _read_log(output: Path) -> list[dict[str, Any]]:
+    path = output / "log.jsonl"
+    return read_jsonl(path) if path.exists() else []
+
+
+def run_settings(trainer: Any) -> dict[str, Any]:
+    """What must stay the same when a run is resumed: everything that decides what is learnt, except `max_steps`."""
+    settings = {name: getattr(trainer.args, name) for name in SAME_ON_RESUME}
+    settings |= {
+        "model": portable(trainer.model.config._name_or_path),
+        "rewards": trainer.reward_func_names[:-1],
+        "lora_rank": trainer.model.peft_config["default"].r,
+        "questions": len(trainer.train_dataset),
+    }
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the records after `step`, which belong to steps that will be done again, and a line that was cut short."""
+    if path.exists():
+        whole = path.read_bytes().rpartition(b"\n")[0].splitlines()
+        write_jsonl(path, [record for record in map(json.loads, whole) if record["step"] <= step])
+
+
+def save_adapter(model: Any, folder: Path) -> Path:
+    """Write the LoRA adapter to `folder` (safetensors), replacing an older one only when the new one is whole."""
+    temporary = folder.with_name(f".{folder.name}-new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, safe_serialization=True)
+    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    config = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
+    base = portable(config["base_model_name_or_path"])  # no path of this machine in what is passed on
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT writes a set, in another order in each process
+    write_json(temporary / "adapter_config.json", config | {"base_model_name_or_path": base})
+    check_adapter(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    return folder
+
+
+def training_questions(profile: Profile, tokenizer: Any) -> list[Question]:
+    """The train split of the profile's dataset, less the questions too long for its budget (how many is printed)."""
+    questions, too_long = within_budget(load_questions(profile.dataset, "train"), tokenizer, profile.max_prompt_tokens)
+    if too_long:
+        print(
+            f"{len(too_long)} of {len(questions) + len(too_long)} questions left out: their prompts exceed "
+            f"{profile.max_prompt_tokens} tokens"
+        )
+    return questions
+
+
+def train(
+    profile: Profile,
+    output: str | Path,
+    seed: int = 0,
+    resume: bool = False,
+    rewards: dict[RewardFunction, float] | None = None,
+    mirror: str | Path | None = None,
+) -> TrainingResult:
+    """Load the base model of a profile, train it with GRPO and save the adapter: `run.py train` in one call."""
+    policy = load_policy(profile)
+    questions = training_questions(profile, policy.tokenizer)
+    callbacks = [LiveTable(profile.steps), Alarms(rewards)]
+    trainer = build_trainer(policy, questions, output, seed, rewards, callbacks)
+    return run_training(trainer, resume, mirror)

@@ -1,0 +1,181 @@
+"""How much memory a GRPO step takes, by part: arithmetic on a model's config, before the model is there.
+
+What a CPU can show was compared with it (`CHECKED` says how, tests/test_preflight.py does it); what only a GPU can
+show is called "not measured".
+
+    >>> from utils.model.profiles import PROFILES
+    >>> parts = memory_model(SHAPES[QWEN_3B], PROFILES["t4"], "transformers")
+    >>> size(parts["weights"]), size(parts["logits"])  # the model is not the largest part
+    ('1.9 GiB', '6.4 GiB')
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.model.policy import ENGINES, LORA_TARGETS
+from utils.model.profiles import QWEN_3B, Profile
+
+GIB = 2**30
+_QWEN = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
+SHAPES = {  # from config.json on huggingface.co/Qwen
+    QWEN_3B: _QWEN
+    | {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "intermediate_size": 11008},
+    "Qwen/Qwen2.5-0.5B-Instruct": _QWEN
+    | {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864},
+}
+CHECKED = {
+    "weights": "exact on a CPU",
+    "adapters": "exact on a CPU",
+    "gradients": "exact on a CPU",
+    "optimizer state": "exact on a CPU",
+    "KV cache": "exact on a CPU with transformers; vLLM not measured",
+    "activations kept": "peak within 14% on a CPU with TRL; Unsloth not measured",
+    "one layer": "peak within 14% on a CPU with TRL; Unsloth not measured",
+    "logits": "within 2% on a CPU; GPU not measured",
+    "reserve": "assumed, not measured",
+}
+RESERVE = GIB  # GPU: CUDA context, kernels, gaps of the allocator; CPU: Python and its libraries
+VLLM_SHARE = ((40, 0.879), (25, 0.855), (20, 0.784), (14, 0.76), (10, 0.736), (0, 0.713))  # from this many GiB on
+
+
+def size(n: float) -> str:
+    """Bytes for people, e.g. "3.0 GiB"."""
+    return f"{n / GIB:.1f} GiB" if abs(n) >= GIB / 4 else f"{n / 2**20:.1f} MiB"
+
+
+def model_config(model: str) -> dict[str, Any]:
+    """The config of a profile's model, without a network: from its folder, or from `SHAPES`.
+
+    Raises:
+        ValueError: neither knows the model.
+    """
+    path = Path(model) / "config.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if model not in SHAPES:
+        raise ValueError(
+            f"no config of {model} is at hand: give the folder it was downloaded to, or {', '.join(SHAPES)}"
+        )
+    return SHAPES[model]
+
+
+def _head_size(config: dict[str, Any]) -> int:
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """{matrix: (inputs, outputs)} of one transformer layer of a Qwen2 model."""
+    h, i, head = config["hidden_size"], config["intermediate_size"], _head_size(config)
+    q, kv = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    attention = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
+    return attention | {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
+
+
+def parameters(config: dict[str, Any]) -> tuple[int, int]:
+    """(elements of the layers' matrices, of all the rest: embeddings, biases of q, k and v, norms) of a Qwen2 model."""
+    h, layers, matrices = config["hidden_size"], config["num_hidden_layers"], linears(config)
+    embeddings = config["vocab_size"] * h * (1 if config["tie_word_embeddings"] else 2)
+    biases = sum(matrices[name][1] for name in ("q_proj", "k_proj", "v_proj"))
+    return layers * sum(a * b for a, b in matrices.values()), embeddings + layers * (biases + 2 * h) + h
+
+
+def lora_tensors(config: dict[str, Any], rank: int) -> list[int]:
+    """Elements of every LoRA tensor: A is rank x inputs, B is outputs x rank (Hu et al. 2021, section 4.1)."""
+    return [rank * n for name in LORA_TARGETS for n in linears(config)[name]] * config["num_hidden_layers"]
+
+
+def nf4_bytes(n: int) -> int:
+    """n weights in 4 bits, with double quantisation: a byte per 64 of them, 4 per 64 * 256 (Dettmers et al. 2023,
+    section 3)."""
+    return n // 2 + n // 64 + 4 * math.ceil(n / 64 / 256)
+
+
+def adam_bytes(tensors: Sequence[int], eight_bit: bool) -> int:
+    """Adam's two running means, of 4 bytes each; in bitsandbytes' 8-bit Adam of 1 byte and 4 per block of 256, but
+    not for tensors of fewer than 4,096 elements (its `min_8bit_size`)."""
+    return sum(2 * (n + 4 * math.ceil(n / 256)) if eight_bit and n >= 4096 else 8 * n for n in tensors)
+
+
+def vllm_share(gpu_bytes: int) -> float:
+    """The share of a GPU that Unsloth lets vLLM have in standby (`load_vllm`, unsloth_zoo 2026.10.7)."""
+    return next(share for gib, share in VLLM_SHARE if gpu_bytes >= gib * GIB)
+
+
+def memory_model(
+    config: dict[str, Any], profile: Profile, engine: str | None = None, gpu_bytes: int | None = None
+) -> dict[str, int]:
+    """Bytes by part of one GRPO step with LoRA, with every sequence as long as the profile allows.
+
+    N completions in a micro-batch, C tokens in each, L = prompt + C; h hidden, i intermediate, k key (= value) size;
+    r LoRA rank, V vocabulary; w bytes of the compute type:
+
+    - weights: 4-bit `nf4_bytes` for the layers' matrices, 2 bytes for embeddings, biases and norms; else w for all.
+      (Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
+    - adapters: 4 bytes (bfloat16 on 4-bit weights in plain TRL: 2), and 2 for vLLM's copy; gradients alike.
+    - KV cache: 2 * layers * k * w for each token of all completions of a step. With vLLM and `gpu_bytes`: what its
+      share leaves beside the weights; in standby it is given back while the model is trained.
+    - activations: per token and layer 4 (5h + 4i + 6k + 7r) + 4L in float32, 22h + 8i + 12k + 14r + 2L under 16-bit
+      autocast, and 4 per head (tensors that autograd saves). A CPU keeps them for all layers. On a GPU, gradient
+      checkpointing keeps only each layer's input, hw (Unsloth: in RAM, but for two), and one layer at a time is
+      computed anew; 3 gradients of width i, and a matrix out of 4 bit, come with it.
+    - logits: NCV of them, 16 bytes each in TRL (in float32: logits, a copy, two gradients). Unsloth's loss goes by 4N
+      chunks: 2 bytes each, and 4 in the chunk at work (compiled, unsloth_zoo 2026.10.7).
+
+    Args:
+        config: a transformers config, see `model_config`.
+        engine: one of `ENGINES`; unless given, the first that the profile tries.
+        gpu_bytes: memory of the GPU; None on a CPU.
+    """
+    engine = engine or ENGINES[0 if profile.unsloth else 2]
+    unsloth, four_bit, w = engine != "transformers", profile.unsloth, 4 if profile.dtype == "float32" else 2
+    h, i, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    k, heads, r = _head_size(config) * config["num_key_value_heads"], config["num_attention_heads"], profile.lora_rank
+    length = profile.max_prompt_tokens + profile.max_completion_tokens
+    matrices, rest = parameters(config)
+    lora = lora_tensors(config, r)
+    adapter = 2 if four_bit and not unsloth and profile.dtype == "bfloat16" else 4
+    weights = nf4_bytes(matrices) + 2 * rest if four_bit else w * (matrices + rest)
+    kv_cache = 2 * layers * k * w * length * profile.completions_per_step
+    if engine == "unsloth+vllm" and gpu_bytes:
+        kv_cache = max(0, int(vllm_share(gpu_bytes) * gpu_bytes) - weights)
+    tokens = profile.micro_batch * length
+    saved = 4 * (5 * h + 4 * i + 6 * k + 7 * r) if w == 4 else 22 * h + 8 * i + 12 * k + 14 * r
+    saved = tokens * (saved + w * length + 4 * heads)
+    one_layer = tokens * 3 * i * w
+    if four_bit or gpu_bytes:
+        kept = tokens * h * w * (2 if unsloth else layers)
+        one_layer += saved + (2 * h * i if four_bit else 0)
+    else:
+        kept = layers * saved
+    chunks = profile.micro_batch * max(4, length // 4096)
+    logits = profile.micro_batch * profile.max_completion_tokens * config["vocab_size"]
+    return {
+        "weights": weights,
+        "adapters": sum(lora) * (adapter + 2 * (engine == "unsloth+vllm")),
+        "gradients": sum(lora) * adapter,
+        "optimizer state": adam_bytes(lora, eight_bit=profile.unsloth),
+        "KV cache": kv_cache,
+        "activations kept": kept,
+        "one layer": one_layer,
+        "logits": int(logits * (2 + 4 / chunks)) if unsloth else logits * 16,
+        "reserve": RESERVE,
+    }
+
+
+def peak(parts: dict[str, int]) -> int:
+    """Bytes at the worst moment. The KV cache (sampling) and the activations (training) are never there together,
+    nor are the logits when the layers go backward."""
+    training = parts["activations kept"] + max(parts["one layer"], parts["logits"])
+    always = ("weights", "adapters", "gradients", "optimizer state", "reserve")
+    return sum(parts[name] for name in always) + max(parts["KV cache"], training)
+
+
+def memory_table(parts: dict[str, int]) -> str:
+    """Part, size, and how the formula of that part was compared with a measurement."""
+    lines = [f"{name:16}  {size(n):>9}  {CHECKED[name]}" for name, n in parts.items()]
+    return "\n".join([*lines, f"{'at the peak':16}  {size(peak(parts)):>9}  sampling or training, not both"])
