@@ -1,13 +1,6 @@
-"""What several test modules share."""
+"""What holds for every test."""
 
-import pytest
-import torch
+import os
 
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """A model this small gains nothing from a second thread, and loses much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a model this small gains nothing from a second thread, and the
+# other core has tests of its own; child processes inherit it

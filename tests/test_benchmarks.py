@@ -23,9 +23,6 @@ SET_BY_THE_TRAINER = {"gradient_checkpointing_kwargs"}
 THE_SAME_AS_OURS = {"num_generations", "max_completion_length", "reward_weights"}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def rows_of(name):
     with (RUNS / name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -34,6 +31,7 @@ def rows_of(name):
 # ------------------------------------------------------------------------------------------------ stock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LoRA", "full"])
 def test_stock_has_our_task_and_the_defaults_of_trl(kind, tmp_path):
     trainer, profile = stock.stock_trainer(kind, 1.25e-3, 3, str(tmp_path)), get_profile("tiny")
@@ -70,6 +68,7 @@ def test_a_pause_comes_whenever_the_clock_has_gone_on_by_a_fifth():
     assert [t for t in (0.5, 0.9, 1.0, 1.1, 1.21, 1.3, 1.46, 4.0, 4.7, 4.9) if due(0, t)] == [1.0, 1.21, 1.46, 4.0, 4.9]
 
 
+@pytest.mark.slow
 def test_the_clock_stands_still_while_it_evaluates(monkeypatch):
     now = iter([0.0, 2.0, 102.0, 105.0, 305.0])  # begin; step 1 ends, goes on; step 2 ends, goes on
     monkeypatch.setattr(stock.time, "perf_counter", lambda: next(now))
@@ -114,6 +113,7 @@ def test_the_arithmetic_of_a_forward_is_what_torch_counts():
     assert profile_step.step_flops(model, [prompt], [[completion]]) / 3 == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_are_all_seen(tmp_path):
     profile = get_profile("tiny").replace(prompts_per_step=2, micro_batch=16, max_completion_tokens=24)
     for shared in (True, False):

@@ -23,9 +23,6 @@ QUESTIONS = load_questions("tiny", "train")[:8]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: tests/gpu/test_gpu.py runs instead")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
@@ -211,6 +208,7 @@ def test_without_a_gpu_the_meter_measures_time_alone(monkeypatch):
 # --------------------------------------------------------------------------------- a proof on a CPU
 
 
+@pytest.mark.slow
 @no_gpu
 def test_the_small_proof_measures_every_phase(proof, part):
     assert part["finished"] and part["device"] == "cpu" and part["room"] is None
@@ -225,6 +223,7 @@ def test_the_small_proof_measures_every_phase(proof, part):
     assert not list(proof[0].rglob("*.safetensors")), "the random weights should be gone"
 
 
+@pytest.mark.slow
 @no_gpu
 def test_the_record_says_what_was_and_was_not_measured(proof):
     folder, printed = proof
@@ -309,6 +308,7 @@ def test_what_a_child_prints_is_shown_and_its_end_kept(capfd):
     assert capfd.readouterr().out.splitlines()[0] == "0"
 
 
+@pytest.mark.slow
 @no_gpu
 def test_the_embedded_model_is_compared_with_the_recorded_runs(tmp_path):
     changes = dict(steps=1, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=48)
@@ -349,6 +349,7 @@ def on_gpu(part, steps=2):
     }
 
 
+@pytest.mark.slow
 def test_memory_is_compared_part_by_part(part):
     part = on_gpu(part)
     found = report.fit(part)
@@ -376,6 +377,7 @@ def test_memory_is_compared_part_by_part(part):
     assert report.memory_lines(part | {"outside_torch": 14 * GIB})[-1].endswith("**failed**.")
 
 
+@pytest.mark.slow
 def test_the_first_step_stands_apart(part):
     steps = part["phases"]["steps"]
     for i, step in enumerate(steps):
@@ -388,6 +390,7 @@ def test_the_first_step_stands_apart(part):
     assert found["tokens_per_second"] == [pytest.approx(x * 32 * 8) for x in (0.75, 0.5, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norms", "loss", "changed", "sound", "why"),
     [
@@ -406,6 +409,7 @@ def test_a_run_is_sound_only_if_it_learnt(part, norms, loss, changed, sound, why
     assert not report.learning(part | {"finished": False, "changed": changed})["sound"], "it was cut off"
 
 
+@pytest.mark.slow
 def test_a_part_that_was_cut_off_is_still_reported(part, tmp_path):
     (tmp_path / "parts").mkdir()
     cut = on_gpu(part, steps=1) | {"finished": False, "error": "exit status -9\n"}

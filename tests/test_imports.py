@@ -42,4 +42,4 @@ def test_the_first_screen_is_short_and_every_module_is_in_its_wings_map():
     assert len(shown) <= 12 and {path.stem for path in shown} == {*FLOOR, "__init__"}
     for path in MODULES:
         if path.name != "__init__.py" and path.parent.name != "utils":
-            assert f"\n    {path.stem} " in (path.parent / "__init__.py").read_text(encoding="utf-8"), path
+            assert f"\n{path.stem} " in (path.parent / "__init__.py").read_text(encoding="utf-8"), path

@@ -10,7 +10,7 @@ from utils.files import ROOT
 GPU_FILE, CPU_FILE = ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"
 DEV_FILE = ROOT / "requirements-dev.txt"
 GPU_ONLY = {"vllm", "unsloth", "unsloth_zoo", "bitsandbytes", "torchao"}
-CPU_ONLY = {"torch", "nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "hypothesis", "ruff"}
+CPU_ONLY = {"torch", "nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "pytest-xdist", "hypothesis", "ruff"}
 FILES = pytest.mark.parametrize("path", [GPU_FILE, CPU_FILE, DEV_FILE], ids=lambda path: path.name)
 
 

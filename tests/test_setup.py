@@ -19,7 +19,7 @@ import pytest
 
 from utils import setup
 from utils.files import ROOT
-from utils.scripts.notebooks import NOTEBOOKS
+from utils.scripts.notebooks import NOTEBOOKS, origin
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the installers that stand in are Unix scripts")
 GPU_PINS, CPU_PINS = (setup.read_pins(ROOT / name) for name in ("requirements.txt", "requirements-cpu.txt"))
@@ -329,9 +329,8 @@ def test_the_cell_clones_the_tag_once_where_there_is_no_checkout(tmp_path):
     root = tmp_path / "grpo-math"
     assert f"UTILS {root / 'utils' / '__init__.py'} FIRST {root}" in done.stdout, done.stdout + done.stderr
     assert re.search(r"^trl +\S+ +\S+ +\S", done.stdout, re.M), "the table"
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
-    source = "https://github.com/grpo-math/grpo-math"
-    clone = ["clone", "--depth=1", f"--branch=v{version}", source, str(root)]
+    source, tag = origin()
+    clone = ["clone", "--depth=1", f"--branch={tag}", source, str(root)]
     assert json.loads((tmp_path / "git.json").read_text()) == clone
     (tmp_path / "git.json").unlink()
     assert f"FIRST {root}" in run_cell(tmp_path).stdout

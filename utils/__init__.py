@@ -13,5 +13,3 @@
 A wing imports from those above it only; rewards and model do not know each other, nor do training and evaluation
 (tests/test_imports.py). Every wing's own `__init__.py` says what its modules are for. Importing them loads nothing.
 """
-
-__version__ = "0.1.0"

@@ -24,7 +24,8 @@ from pathlib import Path
 from utils.files import ROOT
 
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the pinned set has wheels for
-TOOLS = {"nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "hypothesis", "ruff"}  # not for notebooks
+# for running and testing the series, not for a notebook
+TOOLS = {"nbclient", "nbformat", "ipykernel", "jupyterlab", "pytest", "pytest-xdist", "hypothesis", "ruff"}
 LOADED_BY_THE_KERNEL = ("numpy", "pillow", "matplotlib")
 BESIDE_THE_PINS = ("torch", "numpy", "pillow", "pandas", "pyarrow", "huggingface_hub", "tokenizers", "safetensors")
 RESULTS_DEPEND_ON = (

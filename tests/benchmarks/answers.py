@@ -21,7 +21,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from tests.data.test_answers import FOOD, NOT_NUMBERS, NUMBERS, completion
-
 from utils.data.answers import gold_answer, is_correct
 
 REPEATS = 5

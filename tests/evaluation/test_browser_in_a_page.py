@@ -2,9 +2,12 @@
 
 import re
 
-from tests.rewards.test_lab_in_a_page import OVERFLOW
+import pytest
 
 from tests.browser import open_lab
+from tests.rewards.test_lab_in_a_page import OVERFLOW
+
+pytestmark = pytest.mark.browser
 
 CELL = """
 from utils.data.questions import load_questions

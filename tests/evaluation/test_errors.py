@@ -173,6 +173,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE, ids=[repr(text[:12]) for text in HOSTILE])
 def test_hostile_texts_take_linear_time(text):
     def seconds(part):

@@ -158,10 +158,7 @@ def test_a_question_asked_twice_is_paired_twice():
 
 @pytest.fixture(scope="module")
 def policy():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_policy(TINY.replace(eval_batch=3, max_completion_tokens=24))
-    torch.set_num_threads(before)
+    return load_policy(TINY.replace(eval_batch=3, max_completion_tokens=24))
 
 
 def test_generate_keeps_the_order_of_the_questions(policy, monkeypatch):
@@ -289,6 +286,7 @@ evaluate(policy, load_questions("tiny", "test")[:24], output=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_sigkill_at_any_moment_and_then_again_gives_the_same_card(tmp_path):
     def start(name, pause):

@@ -1,12 +1,15 @@
-"""The pictures of an evaluation: what stands in them, to the bar, label and band, also at the ends of the scale."""
+"""The pictures of an evaluation: what stands in them, to the bar, label and cell, also at the ends of the scale."""
 
 import dataclasses
+import io
 import random
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from utils.evaluation import figures as pictures
 from utils.evaluation.errors import ERROR_TYPES, RIGHT
@@ -51,6 +54,18 @@ def drawn(figure):
     FigureCanvasAgg(figure).draw()
     assert 850 <= 110 * figure.get_figwidth() <= 900
     return figure
+
+
+def test_a_picture_has_256_colours_and_the_same_bytes_each_time_and_looks_the_same():
+    one, other, third = (pictures.flips_figure(compare(BASE, TRAINED)) for _ in range(3))
+    small, whole = png(one), io.BytesIO()
+    third.savefig(whole, format="png", dpi=110, bbox_inches="tight")
+    assert small == png(other)
+    assert len(small) < len(whole.getvalue()) / 2
+    palette, plain = Image.open(io.BytesIO(small)), np.asarray(Image.open(whole).convert("RGB"), dtype=float)
+    assert palette.mode == "P" and not palette.info.keys() & {"Software", "Creation Time"}
+    distance = abs(np.asarray(palette.convert("RGB")) - plain).max(axis=2)
+    assert distance.max() < 16 and (distance > 2).mean() < 0.001
 
 
 # ------------------------------------------------------------------------------------------- card and flips
@@ -113,9 +128,9 @@ def test_the_flips_of_five_alike(base, trained):
     assert all(tick == round(tick) for tick in steps.get_yticks())
 
 
-# --------------------------------------------------------------------------------------------- the flow
+# ------------------------------------------------------------------------------------------- the matrix
 
-FLOWS = {
+MOVED = {
     (RIGHT, RIGHT): 604,
     (RIGHT, "no tag"): 20,
     ("no tag", RIGHT): 100,
@@ -126,8 +141,8 @@ FLOWS = {
 }
 
 
-def test_rare_errors_flow_together_and_nothing_is_lost():
-    assert pictures.merge_flows(FLOWS) == {
+def test_rare_errors_come_together_and_nothing_is_lost():
+    assert pictures.merge_rare(MOVED) == {
         ("right", "right"): 604,
         ("right", "no tag"): 20,
         ("no tag", "right"): 100,
@@ -136,43 +151,77 @@ def test_rare_errors_flow_together_and_nothing_is_lost():
         ("rare errors", "right"): 8,
         ("rare errors", "rare errors"): 8,
     }
-    assert len(pictures.merge_flows({(RIGHT, RIGHT): 1000, **{(RIGHT, kind): 30 for kind in KINDS}})) == 1 + len(KINDS)
+    assert len(pictures.merge_rare({(RIGHT, RIGHT): 1000, **{(RIGHT, kind): 30 for kind in KINDS}})) == 1 + len(KINDS)
     alone = {(RIGHT, RIGHT): 99, ("truncated", RIGHT): 1, ("no tag", RIGHT): 0}
-    assert pictures.merge_flows(alone) == {("right", "right"): 99, ("truncated", "right"): 1}
+    assert pictures.merge_rare(alone) == {("right", "right"): 99, ("truncated", "right"): 1}
     hopeless = {(RIGHT, "truncated"): 1, ("truncated", "truncated"): 998, ("no tag", "truncated"): 1}
-    assert pictures.merge_flows(hopeless) == hopeless  # right is no error, however rare
+    assert pictures.merge_rare(hopeless) == hopeless  # right is no error, however rare
     with pytest.raises(ValueError, match="no transitions"):
-        pictures.merge_flows({(RIGHT, RIGHT): 0})
+        pictures.merge_rare({(RIGHT, RIGHT): 0})
 
 
-def test_a_band_for_each_flow_in_the_colour_of_its_fate():
-    figure = drawn(pictures.flow_figure(FLOWS))
+def names_beside(axes):
+    """Row names and column names, "all" for the totals included; both in their order."""
+    assert [*axes.get_xticks()] == [*axes.get_yticks()] == list(range(len(axes.get_xticks())))
+    rows, columns = axes.get_yticklabels(), axes.get_xticklabels()
+    return [text.get_text() for text in rows], [text.get_text().replace("\n", " ") for text in columns]
+
+
+def table(axes):
+    """What stands in the matrix: {(row name, column name): text}, totals included."""
+    rows, columns = names_beside(axes)
+    return {(rows[y], columns[x]): text.get_text() for text in axes.texts for x, y in [text.get_position()]}
+
+
+def cells(axes):
+    """Its squares: {(row name, column name): patch}; each reaches over the middle of its place alone."""
+    rows, columns = names_beside(axes)
+    places = {(rows[round(b.get_center()[1])], columns[round(b.get_center()[0])]): b for b in bars(axes)}
+    assert len(places) == len(bars(axes)) == (len(rows) - 1) ** 2
+    assert all(0.8 < b.get_width() < 1 and 0.8 < b.get_height() < 1 for b in bars(axes))
+    return places
+
+
+def test_the_cells_hold_the_transitions_and_the_margins_their_totals():
+    figure = drawn(pictures.transition_matrix(MOVED))
     (axes,) = figure.axes
-    bands = [patch for patch in axes.patches if isinstance(patch, PathPatch)]
-    colours = [to_hex(band.get_facecolor()).upper() for band in bands]
-    assert {colour: colours.count(colour) for colour in (BLUE, GREEN, RED)} == {BLUE: 1, GREEN: 3, RED: 1}
-    assert len(bands) == 7
-    heights = sorted(round(1000 * (b.get_path().vertices[0, 1] - b.get_path().vertices[7, 1])) for b in bands)
-    assert heights == sorted(pictures.merge_flows(FLOWS).values())
-    assert {"right\n624 (62.4%)", "right\n912 (91.2%)", "arithmetic slip\n260 (26.0%)"} <= set(texts(axes))
+    rows, columns = names_beside(axes)
+    assert rows == columns == ["right", "arithmetic slip", "no tag", "rare errors", "all"]
+    shown, merged = table(axes), pictures.merge_rare(MOVED)
+    inside = {pair: int(text) for pair, text in shown.items() if "all" not in pair}
+    assert inside == merged
+    for name in rows[:-1]:
+        across = sum(count for (before, _after), count in merged.items() if before == name)
+        down = sum(count for (_before, after), count in merged.items() if after == name)
+        assert (
+            shown[name, "all"] == f"{across}\n{across / 10:.1f}%" and shown["all", name] == f"{down}\n{down / 10:.1f}%"
+        )
+    assert shown["all", "all"] == "1,000" and len(shown) == len(axes.texts) == len(merged) + 9
+    assert axes.get_ylabel() == "before" and axes.get_xlabel() == "after"
+    assert axes.yaxis_inverted() and not axes.xaxis_inverted()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["right both times: 604", "fixed: 308", "broken: 20", "wrong both times: 68"]
 
 
-def test_a_band_fills_its_blocks_from_edge_to_edge():
-    axes = drawn(pictures.flow_figure(FLOWS)).axes[0]
-    for x, vertices in ((0, (0, 7)), (1, (3, 4))):
-        blocks = [b for b in bars(axes) if (b.get_x() < 0.5) == (x == 0)]
-        edges = [band.get_path().vertices for band in axes.patches if isinstance(band, PathPatch)]
-        spans = [(v[vertices[1], 1], v[vertices[0], 1]) for v in edges]
-        for block in blocks:
-            bottom, top = block.get_y(), block.get_y() + block.get_height()
-            inside = sorted((a, b) for a, b in spans if a >= bottom - 1e-9 and b <= top + 1e-9)
-            assert [bottom, *(b for _a, b in inside)] == pytest.approx([*(a for a, _b in inside), top])
+def test_a_cell_has_the_colour_of_its_fate_deeper_with_more_questions_and_the_diagonal_is_framed():
+    axes = drawn(pictures.transition_matrix(MOVED)).axes[0]
+    merged, depths = pictures.merge_rare(MOVED), {}
+    for (before, after), cell in cells(axes).items():
+        assert (cell.get_linewidth() > 1) == (before == after)
+        if (before, after) in merged:
+            fate = ["neither", "fixed", "broken", "both"][2 * (before == RIGHT) + (after == RIGHT)]
+            assert to_hex(cell.get_facecolor()).upper() == pictures.FATES[fate][1]
+            depths[merged[before, after]] = cell.get_facecolor()[3]
+        else:
+            assert to_hex(cell.get_facecolor()) == "#ffffff"
+    assert [depths[count] for count in sorted(depths)] == sorted(set(depths.values())) and len(depths) == 6
+    assert 0.3 < min(depths.values()) < max(depths.values()) < 0.9  # seen beside white, and black is read on it
+    fates = [colour for _name, colour in pictures.FATES.values()]
+    assert fates == [BLUE, GREEN, RED, "#D9D9D9"]
 
 
 @pytest.mark.parametrize(
-    "flows",
+    "moved",
     [
         {(RIGHT, RIGHT): 5},
         {("truncated", RIGHT): 5},
@@ -180,16 +229,26 @@ def test_a_band_fills_its_blocks_from_edge_to_edge():
         {(RIGHT, RIGHT): 1200, **{(kind, RIGHT): 34 + i for i, kind in enumerate(KINDS)}, (RIGHT, "truncated"): 1},
         {(RIGHT, RIGHT): 1000, **{(RIGHT, kind): 30 for kind in KINDS}},
         {(a, b): 1 for a in (RIGHT, *KINDS) for b in (RIGHT, *KINDS)},
+        {(a, b): 500 for a in (RIGHT, *KINDS) for b in (RIGHT, *KINDS)},
         {(a, b): random.Random(f"{a}{b}").choice([0, 1, 3, 30, 80]) for a in (RIGHT, *KINDS) for b in (RIGHT, *KINDS)},
+        {(a, b): 80 for a in KINDS[:7] for b in KINDS[:7]},
+        {(a, b): 80 for a in KINDS[5:] for b in KINDS[5:]},
     ],
-    ids=["all right", "all fixed", "all broken", "thin before", "thin after", "all alike", "mixed"],
+    ids="all_right all_fixed all_broken before after alike many mixed seven others".split(),
 )
-def test_no_label_of_a_flow_lies_on_another(flows):
-    figure = drawn(pictures.flow_figure(flows))
+def test_nothing_in_the_matrix_is_clipped_or_lies_on_another(moved):
+    figure = drawn(pictures.transition_matrix(moved))
     (axes,) = figure.axes
     assert not overlaps(figure, axes)
-    lowest, highest = axes.get_ylim()
-    assert all(lowest <= text.get_position()[1] <= highest for text in axes.texts)
+    renderer = figure.canvas.get_renderer()
+    around = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title]
+    boxes = [text.get_window_extent(renderer) for text in (*around, *figure.legends[0].get_texts())]
+    assert not [a for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
+    for text in axes.texts:
+        (x, y), box = text.get_position(), text.get_window_extent(renderer)
+        (left, bottom), (right, top) = axes.transData.transform([(x - 0.5, y + 0.5), (x + 0.5, y - 0.5)])
+        assert left <= box.x0 and box.x1 <= right and bottom <= box.y0 and box.y1 <= top, text.get_text()
 
 
 # --------------------------------------------------------------------------------- many samples a question

@@ -83,7 +83,7 @@ def test_an_error_is_named_and_a_solution_tells_more(written):
     assert "wrong operation" in told_text and "wrong plan" not in told_text
     pictures = zip(plain.split("data:image/png;")[1:], told.split("data:image/png;")[1:], strict=True)
     differing = [i for i, (a, b) in enumerate(pictures) if a.split("'")[0] != b.split("'")[0]]
-    assert differing == [4], "the flow of the errors, and no other picture"
+    assert differing == [4], "the matrix of the errors, and no other picture"
 
 
 def test_samples_are_drawn_where_there_are_some(written):

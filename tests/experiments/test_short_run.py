@@ -16,6 +16,7 @@ def short(monkeypatch):
     monkeypatch.setattr(what_if, "HELD_OUT", 8)
 
 
+@pytest.mark.slow
 def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
     seen = []
     run = what_if.short_run({format_reward: 1.0}, lambda history, steps: seen.append((len(history), steps)))
@@ -25,6 +26,7 @@ def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
         assert rates["strict"]["n"] == 8 and 0 <= rates["strict"]["low"] <= rates["strict"]["rate"] <= 1
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
     first, again, other = (
         what_if.short_run(r, lambda history, steps: None) for r in (REWARDS, REWARDS, {format_reward: 1.0})
@@ -36,6 +38,7 @@ def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
     assert first.history[0]["completions/mean_length"] == other.history[0]["completions/mean_length"]
 
 
+@pytest.mark.slow
 def test_it_stops_when_asked(short):
     assert what_if.short_run(REWARDS, lambda history, steps: None, stopped=lambda: True) is None
 

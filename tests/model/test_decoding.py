@@ -20,9 +20,6 @@ ADAPTER = ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"
 END = 2
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def base():
     return load_policy(PROFILE)
@@ -200,6 +197,7 @@ def uncertain(policy):
     return max(cuts, key=entropy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_first_and_second_token_have_the_models_distribution(policy, temperature):
     ids, mask = uncertain(policy)

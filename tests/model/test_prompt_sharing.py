@@ -20,9 +20,6 @@ QUESTIONS = load_questions("tiny", "train")[:40]
 END = 2
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def model():
     """The embedded model under an adapter that does something: B is zero in a fresh one, and with it A's gradient."""
@@ -232,6 +229,7 @@ def losses(trainer, inputs):
     return loss.item(), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"beta": 0.04}, {"loss_type": "dr_grpo", "scale_rewards": "none"}], ids=str)
 def test_the_loss_of_a_real_batch_is_trls(tmp_path, settings):
     plain_forward = Qwen2ForCausalLM.forward
@@ -258,6 +256,7 @@ def training_order(inputs):
     return {k: v[order] if torch.is_tensor(v) and v.dim() else v for k, v in inputs.items()}
 
 
+@pytest.mark.slow
 def test_the_trainer_uses_both(tmp_path, monkeypatch):
     """Else the tests above would guard functions that nobody calls."""
     called = []
@@ -273,6 +272,7 @@ def test_the_trainer_uses_both(tmp_path, monkeypatch):
     assert called == ["_generate", "_forward"]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_adapter_bit_for_bit(tmp_path):
     """On the same machine with the same number of threads, and not because the seed were ignored."""
     adapters = []
@@ -285,6 +285,7 @@ def test_a_seed_gives_the_same_adapter_bit_for_bit(tmp_path):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_full_weights_get_their_gradients_too(prompts):
     """Without an adapter the embedding is trained as well, and prompts reach it along both paths."""
     which, lengths = BATCHES["unequal groups"]

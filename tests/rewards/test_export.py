@@ -59,6 +59,7 @@ def test_the_file_works_in_another_process(tmp_path):
     assert json.loads(done.stdout) == helped(completions=["1 = 1"])
 
 
+@pytest.mark.slow
 def test_run_py_trains_with_the_file(tmp_path):
     path = export_rewards(tmp_path / "mine.py", {correctness_reward: 1.0, helped: 0.25}, BANK)
     command = ["-m", "utils.scripts.commands", "train", "--profile", "tiny", "--max-steps", "1"]

@@ -91,3 +91,32 @@ def test_rewards_load_from_a_file(tmp_path):
     path.write_text("REWARDS = [1]")
     with pytest.raises(ValueError, match="must define REWARDS"):
         load_rewards(path)
+
+
+EXPORTED_EARLIER = """
+from utils.rewards import correctness_reward, on_text
+from utils.answers import to_number
+
+REWARDS = {correctness_reward: 1.0}
+"""
+
+
+@pytest.mark.parametrize("lines", [EXPORTED_EARLIER, EXPORTED_EARLIER.replace("rewards import", "answers import")])
+def test_a_file_exported_earlier_is_told_the_new_imports(tmp_path, lines):
+    path = tmp_path / "mine.py"
+    path.write_text(lines, encoding="utf-8")
+    with pytest.raises(ImportError) as told:
+        load_rewards(path)
+    for line in (
+        "from utils.rewards.functions import correctness_reward",
+        "from utils.rewards.functions import on_text",
+        "from utils.data.answers import to_number",
+    ):
+        assert line in str(told.value)
+
+
+def test_a_package_that_is_missing_is_still_said_so(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import no_such_package\n", encoding="utf-8")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
+        load_rewards(path)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from utils.experiments import short_run as what_if
-from utils.rewards.bank import Bank, load_bank
+from utils.rewards.bank import Bank, load_bank, rescore
 from utils.rewards.functions import REWARDS, load_rewards
-from utils.rewards.lab import NEW_WEIGHT, RewardLab, live_table, rescore, verdict_table
+from utils.rewards.lab import NEW_WEIGHT, RewardLab, live_table, verdict_table
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,7 @@ def test_export_writes_a_file_that_loads(lab, tmp_path):
     assert "give one that ends in .py" in lab.message.value
 
 
+@pytest.mark.slow
 def test_what_if_trains_both_and_shows_curves_and_verdict(lab, monkeypatch):
     short = what_if.PROFILE.replace(steps=2, prompts_per_step=2, micro_batch=16)
     monkeypatch.setattr(what_if, "PROFILE", short)
@@ -174,6 +175,7 @@ def test_without_a_short_run_there_is_no_button_for_it(bank, lab):
     assert shown(lab) and not shown(RewardLab(bank))
 
 
+@pytest.mark.slow
 def test_what_if_stops_at_the_second_click(lab, monkeypatch):
     lab.train.click()
     lab.train.click()

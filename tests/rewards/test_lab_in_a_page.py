@@ -11,6 +11,8 @@ import pytest
 
 from tests.browser import open_lab
 
+pytestmark = pytest.mark.browser
+
 CELLS = [
     """
 from utils.experiments import short_run as what_if

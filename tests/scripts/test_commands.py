@@ -13,6 +13,8 @@ from utils.evaluation.evaluate import RATES
 from utils.files import ROOT
 from utils.stats import wilson_interval
 
+pytestmark = pytest.mark.slow
+
 
 def command(*args, cwd=ROOT):
     return subprocess.run(

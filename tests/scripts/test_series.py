@@ -13,6 +13,8 @@ from utils.scripts.commands import run_series
 from utils.scripts.notebooks import NOTEBOOKS, NotebookFailed, execute
 from utils.scripts.record import MARKERS, README, recorded, results_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -30,7 +30,7 @@ SMALL = get_profile("tiny").replace(
 QUESTIONS = load_questions("tiny", "train")[:40]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.slow
 
 
 def trainer_for(folder, callbacks=(), **changes):
@@ -148,7 +148,10 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(straight, copy, capsys):
     manifest["settings"]["seed"] = 7
     foreign.write_text(json.dumps(manifest))
     assert same_weights(run_training(trainer_for(copy), resume=True).adapter, straight[1].adapter)
-    assert "checkpoint-6 is not used: it belongs to another run: seed is 7 in it and 3 in this run" in capsys.readouterr().out
+    assert (
+        "checkpoint-6 is not used: it belongs to another run: seed is 7 in it and 3 in this run"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_line_cut_short_by_a_kill_does_not_stop_the_next_start(straight, copy):

@@ -10,10 +10,9 @@ import torch
 from safetensors import safe_open
 
 from utils.data.questions import load_questions
-from utils.evaluation.report import model_card
 from utils.files import ROOT
 from utils.model.policy import load_policy
-from utils.model.profiles import PROFILES, get_profile
+from utils.model.profiles import get_profile
 from utils.training import saving
 from utils.training.grpo import save_adapter
 from utils.training.saving import agreement, push, save_gguf, save_merged
@@ -28,16 +27,13 @@ TOKEN = "hf_" + "x" * 34
 @pytest.fixture(scope="module")
 def in_memory():
     """A model with a trained adapter that learns something else first, so that no file on disk is what it holds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     policy = load_policy(TINY, RECORDED / "adapter")
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    yield policy
-    torch.set_num_threads(before)
+    return policy
 
 
 @pytest.fixture(scope="module")
@@ -122,42 +118,6 @@ def test_a_model_without_its_adapter_is_not_exported_in_silence(unsloth, tmp_pat
 def test_gguf_without_unsloth_says_what_to_do(saved, tmp_path):
     with pytest.raises(RuntimeError, match="loaded with transformers; .*convert_hf_to_gguf.py .*llama-quantize .*q8_0"):
         save_gguf(saved, tmp_path, "q8_0")
-
-
-# ---------------------------------------------------------------------------------------------- the model card
-
-
-def test_the_card_holds_what_was_measured():
-    card = model_card(SUMMARY)
-    trained, flips, steps = SUMMARY["trained"]["strict"], SUMMARY["flips"], SUMMARY["train_steps"]
-    after = f"{100 * trained['rate']:.1f}% [{100 * trained['low']:.1f}, {100 * trained['high']:.1f}]"
-    changed = f"{flips['fixed']} fixed, {flips['broken']} broken"
-    for fact in ("58.8% [56.1, 61.4]", after, changed, "p < 1e-6", "1,319", f"| {steps}, 0 |"):
-        assert fact in card
-    assert f"trl {SUMMARY['versions']['trl']}" in card and "teaching model" in card and "MIT" in card
-    assert card.count("not measured") == 1, "only what exports do"
-    assert card.startswith("---\nlicense: mit\n") and str(ROOT) not in card
-
-
-def test_what_was_not_measured_is_called_so():
-    base_only = {key: SUMMARY[key] for key in ("profile", "versions", "n_test", "base")} | {"profile": "t4"}
-    card = model_card(base_only)
-    for line in ("seed | not measured, not measured |", "| training time | not measured |", "p-value: not measured"):
-        assert line in card
-    assert "| strict | 58.8% [56.1, 61.4] | not measured |" in card
-    assert "base_model: Qwen/Qwen2.5-3B-Instruct\n" in card and "qwen-research" in card
-    assert "None" not in card
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_has_a_card_with_a_licence(name):
-    yaml = model_card(SUMMARY | {"profile": name}).split("---\n")[1]
-    assert "license: " in yaml and (name == "tiny" or f"base_model: {PROFILES[name].model}" in yaml)
-
-
-def test_a_path_of_this_machine_does_not_get_into_the_card():
-    assert "mine.jsonl" in model_card(SUMMARY | {"questions": "/home/me/mine.jsonl", "adapter": "/home/me/a"})
-    assert "/home" not in model_card(SUMMARY | {"questions": "/home/me/mine.jsonl", "adapter": "/home/me/a"})
 
 
 # ------------------------------------------------------------------------------------------------------ the hub

@@ -7,13 +7,14 @@ and Ito's and nothing global is touched. All are legible at the width of a page,
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch, Rectangle
-from matplotlib.path import Path
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from utils.evaluation.errors import RIGHT
@@ -31,7 +32,7 @@ RATE_NAMES = {
     "truncated": "truncated at the cap",
     "no_answer": "no answer at all",
 }
-LINE_PAIR = 0.085  # height of a label of two lines in the flow picture, whose questions are 1 high
+RARE = "rare errors"  # what the rarest kinds are called together
 WIDTH = 8.0  # inches; at 110 dots an inch 880 pixels
 
 
@@ -49,6 +50,13 @@ def _errors(rows: Sequence[Mapping[str, float]]) -> list[list[float]]:
     return [[100 * (r["rate"] - r["low"]) for r in rows], [100 * (r["high"] - r["rate"]) for r in rows]]
 
 
+def _points(axes: Any, xs: Sequence[float], rows: Sequence[Mapping[str, float]], who: str, label: str, line: str = ""):
+    """Rates of one of the `MODELS` in percent, with their intervals; `line` is a style that joins them."""
+    colour, marker = MODELS[who]
+    rates = [100 * r["rate"] for r in rows]
+    axes.errorbar(xs, rates, _errors(rows), fmt=marker + line, color=colour, capsize=4, label=label)
+
+
 # ------------------------------------------------------------------------------------------------ the card
 
 
@@ -59,9 +67,8 @@ def card_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> Figure:
         base, trained: as `evaluation.rates` gives them.
     """
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
-    axes = new_axes(
-        figure, title=f"before and after, {base['strict']['n']:,} questions", x="share of answers [%]", y=""
-    )
+    title = f"before and after, {base['strict']['n']:,} questions"
+    axes = new_axes(figure, title=title, x="share of answers [%]", y="")
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", alpha=0.25)
     heights = dict(zip(RATES, (0, 1, 2, 3.6, 4.6), strict=True))
@@ -102,13 +109,9 @@ def flips_figure(comparison: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
     strip, steps = figure.subplots(2, 1, height_ratios=[1, 4.4])
     _strip(strip, n, flips)
-    d = comparison["difference"]
-    p = comparison["mcnemar_p"]
-    steps.set_title(
-        f"strict accuracy changed by {_signed(d['points'])} points [{_signed(d['low'])}, {_signed(d['high'])}], "
-        f"McNemar {p_value(p)}",
-        fontsize=11,
-    )
+    points, low, high = (_signed(comparison["difference"][part]) for part in ("points", "low", "high"))
+    test = p_value(comparison["mcnemar_p"])
+    steps.set_title(f"strict accuracy changed by {points} points [{low}, {high}], McNemar {test}", fontsize=11)
     _steps(steps, n, flips["both"] + flips["broken"], gain)
     return figure
 
@@ -158,64 +161,55 @@ def _steps(axes: Any, n: int, before: int, gain: Mapping[str, int]) -> None:
     axes.set_ylim(0, 1.18 * max(before + gain["format_fixed"] + gain["maths_fixed"], after, 0.3 * n))
 
 
-# ------------------------------------------------------------------------------------------------ the flow
+# ----------------------------------------------------------------------------------------------- the matrix
 
 
-def flow_figure(transitions: Mapping[tuple[str, str], int]) -> Figure:
-    """Where the base's right and wrong answers went: categories before on the left, after on the right.
+def transition_matrix(transitions: Mapping[tuple[str, str], int]) -> Figure:
+    """What the answers were before (rows) and after (columns): a number of questions in each cell, totals outside.
 
-    The width of a band is its number of questions. The rarest kinds of error, as long as they have less than 2.5% of
-    the questions together, are drawn as one.
+    A cell has the colour of its fate, the deeper the more questions; on the framed diagonal the category stayed what
+    it was. The rarest kinds of error, as long as they have less than 2.5% of the questions together, are one.
 
     Args:
         transitions: as `errors.transitions` gives them: {(category before, category after): questions}.
     """
-    flows = merge_flows(transitions)
-    n = sum(flows.values())
-    order = _order(flows)
-    figure = Figure(figsize=(WIDTH, 4.0 + 0.27 * max(6, len(order))), layout="constrained")
+    counts = merge_rare(transitions)
+    n, sides, most = sum(counts.values()), _sides(counts), max(counts.values())
+    order, fates = _order(sides), Counter()
+    figure = Figure(figsize=(WIDTH, 2.4 + 0.42 * len(order)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(f"what the answers to {n:,} questions were, before and after training", fontsize=11)
-    axes.axis("off")
-    sides = [{name: _total(flows, side, name) / n for name in order if _total(flows, side, name)} for side in (0, 1)]
-    tops = [_stack(side) for side in sides]
-    _bands(axes, flows, order, tops, n)
-    lowest = min(_blocks(axes, x, side, top, n) for x, side, top in zip((0, 1), sides, tops, strict=True))
-    axes.set_xlim(-0.45, 1.45)
-    axes.set_ylim(lowest - 0.05, 1.09)
-    for x, text in ((-0.015, "before"), (1.015, "after")):
-        axes.text(x, 1.04, text, ha="center", fontsize=10, weight="bold")
-    counts = _fates(flows)
+    for y, before in enumerate(order):
+        for x, after in enumerate(order):
+            count, fate = counts.get((before, after), 0), _fate(before, after)
+            fates[fate] += count
+            _cell(axes, x, y, count, FATES[fate][1], math.sqrt(count / most))
+    _margins(axes, order, sides, n)
     handles = [Rectangle((0, 0), 1, 1, color=colour) for _name, colour in FATES.values()]
-    labels = [f"{name}: {counts[fate]:,}" for fate, (name, _colour) in FATES.items()]
+    labels = [f"{name}: {fates[fate]:,}" for fate, (name, _colour) in FATES.items()]
     figure.legend(handles, labels, frameon=False, fontsize=9, ncols=4, loc="outside lower center")
     return figure
 
 
-def merge_flows(transitions: Mapping[tuple[str, str], int], least: float = 0.025) -> dict[tuple[str, str], int]:
-    """Rare kinds of error become one, "rare errors"; flows without questions are left out.
+def merge_rare(transitions: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """The rarest kinds of error become one, "rare errors"; transitions without questions are left out.
 
-    Args:
-        least: share of the questions that the rarest kinds together stay below, each counted on its fuller side; a
-            single one keeps its name.
+    Together they stay below 2.5% of the questions, each counted on its fuller side; a single one keeps its name.
+
     Raises:
         ValueError: there are no questions.
     """
     n = sum(transitions.values())
     if not n:
         raise ValueError("no transitions to draw: every count is zero; compare at least one question")
-    largest: Counter[str] = Counter()
-    for side in (0, 1):
-        counts: Counter[str] = Counter()
-        for pair, count in transitions.items():
-            counts[pair[side]] += count
-        largest |= counts
+    before, after = _sides(transitions)
+    largest = before | after
     rare, together = set(), 0
     for name in sorted(largest.keys() - {RIGHT}, key=lambda name: (largest[name], name)):
         together += largest[name]
-        if together < least * n:
+        if together < 0.025 * n:
             rare.add(name)
-    renamed = {name: "rare errors" if len(rare) > 1 and name in rare else name for name in largest}
+    renamed = {name: RARE if len(rare) > 1 and name in rare else name for name in largest}
     merged: Counter[tuple[str, str]] = Counter()
     for (before, after), count in transitions.items():
         if count:
@@ -223,20 +217,19 @@ def merge_flows(transitions: Mapping[tuple[str, str], int], least: float = 0.025
     return dict(merged)
 
 
-def _order(flows: Mapping[tuple[str, str], int]) -> list[str]:
+def _sides(transitions: Mapping[tuple[str, str], int]) -> tuple[Counter[str], Counter[str]]:
+    """Questions in each category before, and after."""
+    sides = Counter(), Counter()
+    for pair, count in transitions.items():
+        for side, name in zip(sides, pair, strict=True):
+            side[name] += count
+    return sides
+
+
+def _order(sides: tuple[Counter[str], Counter[str]]) -> list[str]:
     """Right first, then the errors from the most frequent down, "rare errors" last."""
-    total: Counter[str] = Counter()
-    for pair, count in flows.items():
-        for name in pair:
-            total[name] += count
-    return sorted(total, key=lambda name: (name != RIGHT, name == "rare errors", -total[name], name))
-
-
-def _fates(flows: Mapping[tuple[str, str], int]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for pair, count in flows.items():
-        counts[_fate(*pair)] += count
-    return counts
+    total = sides[0] + sides[1]
+    return sorted(total, key=lambda name: (name != RIGHT, name == RARE, -total[name], name))
 
 
 def _fate(before: str, after: str) -> str:
@@ -245,62 +238,34 @@ def _fate(before: str, after: str) -> str:
     return "fixed" if after == RIGHT else "neither"
 
 
-def _total(flows: Mapping[tuple[str, str], int], side: int, name: str) -> int:
-    return sum(count for pair, count in flows.items() if pair[side] == name)
+def _cell(axes: Any, x: int, y: int, count: int, colour: str, depth: float) -> None:
+    """One square of the matrix, framed on the diagonal; white without questions, else the deeper the more, 0 to 1."""
+    face = to_rgba(colour, 0.35 + 0.5 * depth) if count else "white"
+    frame = {"edgecolor": "black", "linewidth": 1.4} if x == y else {"linewidth": 0}
+    axes.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor=face, **frame))
+    if count:
+        axes.text(x, y, f"{count:,}", ha="center", va="center", fontsize=10)
 
 
-def _stack(shares: Mapping[str, float], gap: float = 0.04) -> dict[str, float]:
-    """The upper edges of blocks that stand one below the other, from 1 down, with room for a label at each."""
-    tops: dict[str, float] = {}
-    bottom, last = 1 + gap, 1.0
-    for name, share in shares.items():
-        tops[name] = bottom - max(gap, LINE_PAIR - (last + share) / 2)
-        bottom, last = tops[name] - share, share
-    return tops
-
-
-def _blocks(axes: Any, x: float, shares: Mapping[str, float], tops: Mapping[str, float], n: int) -> float:
-    """Draw one side's blocks outside x = 0 or 1, with their labels; return the height of the lowest thing drawn."""
-    out = 1 if x else -1
-    for name, share in shares.items():
-        left, colour = min(x, x + 0.03 * out), BLUE if name == RIGHT else "#6B6B6B"
-        axes.add_patch(Rectangle((left, tops[name] - share), 0.03, share, color=colour, linewidth=0))
-        text, align = f"{name}\n{round(share * n):,} ({_percent(share)})", "left" if x else "right"
-        axes.text(x + 0.045 * out, tops[name] - share / 2, text, ha=align, va="center", fontsize=9, linespacing=1.05)
-    return min(tops[name] - max(share, LINE_PAIR) for name, share in shares.items())
-
-
-def _bands(
-    axes: Any, flows: Mapping[tuple[str, str], int], order: Sequence[str], places: Sequence[dict[str, float]], n: int
-) -> None:
-    left, right = dict(places[0]), dict(places[1])
-    for before in order:
-        for after in order:
-            count = flows.get((before, after), 0)
-            if count:
-                _name, colour = FATES[_fate(before, after)]
-                a, b, height = left[before], right[after], count / n
-                axes.add_patch(_band(a, b, height, colour))
-                if height >= 0.035:
-                    axes.text(0.02, a - height / 2, f"{count:,}", va="center", fontsize=9)
-                left[before], right[after] = a - height, b - height
-
-
-def _band(a: float, b: float, height: float, colour: str) -> PathPatch:
-    """A band from x = 0, upper edge a, to x = 1, upper edge b, level at both ends."""
-    points = [
-        (0, a),
-        (0.5, a),
-        (0.5, b),
-        (1, b),
-        (1, b - height),
-        (0.5, b - height),
-        (0.5, a - height),
-        (0, a - height),
-    ]
-    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
-    path = Path([*points, (0, a)], codes)
-    return PathPatch(path, facecolor=colour, edgecolor=colour, alpha=0.7, linewidth=0.6)
+def _margins(axes: Any, order: Sequence[str], sides: tuple[Counter[str], Counter[str]], n: int) -> None:
+    """Names above and to the left, totals below and to the right, lines that part right from wrong and from these."""
+    end = len(order)
+    places = [(sides[0], name, end, y) for y, name in enumerate(order)]
+    places += [(sides[1], name, x, end) for x, name in enumerate(order)]
+    for side, name, x, y in places:
+        axes.text(x, y, f"{side[name]:,}\n{_percent(side[name] / n)}", ha="center", va="center", fontsize=8)
+    axes.text(end, end, f"{n:,}", ha="center", va="center", fontsize=8)
+    axes.hlines([0.5, end - 0.5], -0.5, end + 0.5, color=GREY, linewidth=0.8)
+    axes.vlines([0.5, end - 0.5], -0.5, end + 0.5, color=GREY, linewidth=0.8)
+    above = [name.replace(" ", "\n") for name in order]
+    axes.set_xticks(range(end + 1), [*above, "all"], fontsize=9, rotation=90 if end > 7 else 0)
+    axes.set_yticks(range(end + 1), [*order, "all"], fontsize=9)
+    axes.set_xlabel("after", weight="bold", labelpad=6)
+    axes.set_ylabel("before", weight="bold", labelpad=6)
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set(xlim=(-0.5, end + 0.5), ylim=(end + 0.5, -0.5))
 
 
 # ------------------------------------------------------------------------------------- many samples a question
@@ -314,15 +279,8 @@ def pass_curves(base: Mapping[str, Any], trained: Mapping[str, Any], gain: Mappi
         gain: as `sampling.gain_curves` gives it.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    rates = new_axes(
-        figure,
-        1,
-        2,
-        1,
-        title=f"{base['questions']:,} questions, {base['mode']} answers",
-        x="samples k",
-        y="questions right [%]",
-    )
+    title = f"{base['questions']:,} questions, {base['mode']} answers"
+    rates = new_axes(figure, 1, 2, 1, title=title, x="samples k", y="questions right [%]")
     for name, curves in (("base", base), ("trained", trained)):
         for metric, style in (("pass", "-"), ("maj", "--")):
             _banded(rates, curves["k"], curves[metric], MODELS[name][0], style, f"{name}: {metric}@k")
@@ -361,23 +319,12 @@ def calibration_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> F
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     for place, (name, table) in enumerate((("base", base), ("trained", trained)), 1):
-        colour, marker = MODELS[name]
         error = "no answers" if table["ece"] is None else f"calibration error {100 * table['ece']:.0f} points"
-        axes = new_axes(
-            figure,
-            1,
-            2,
-            place,
-            title=f"{name}: {error}",
-            x="majority's share of the samples [%]\nabove: questions in each bin",
-            y="majority answer right [%]",
-        )
+        x = "majority's share of the samples [%]\nabove: questions in each bin"
+        axes = new_axes(figure, 1, 2, place, title=f"{name}: {error}", x=x, y="majority answer right [%]")
         axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="share = accuracy")
         rows = table["bins"]
-        shares = [100 * row["share"] for row in rows]
-        axes.errorbar(
-            shares, [100 * row["rate"] for row in rows], _errors(rows), fmt=marker, color=colour, capsize=3, label=name
-        )
+        _points(axes, [100 * row["share"] for row in rows], rows, name, name)
         for row in rows:
             beneath = 25 * (row["from"] + 3 * row["to"])  # where the mean share of a bin usually lies
             axes.text(beneath, -8, f"{row['n']:,}", ha="center", va="center", fontsize=8.5, color="#444444")
@@ -391,8 +338,8 @@ def calibration_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> F
 # --------------------------------------------------------------------------------- length, and training's reward
 
 
-def length_bins(base: Sequence[Verdict], trained: Sequence[Verdict], bins: int = 6) -> list[dict[str, Any]]:
-    """Strict accuracy by completion length; the bins hold about equally many of the two models' completions together.
+def length_bins(base: Sequence[Verdict], trained: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Strict accuracy by length, in up to six bins with about equally many of the two models' completions together.
 
     Returns:
         [{"from", "to" (tokens, both included), "base", "trained"}, …]; a model is an `evaluation.rate`, or None
@@ -404,7 +351,7 @@ def length_bins(base: Sequence[Verdict], trained: Sequence[Verdict], bins: int =
     if not lengths or None in lengths:
         raise ValueError("accuracy by length needs completions with their token counts; generate them with run.py")
     lengths.sort()
-    ends = sorted({lengths[(i * len(lengths) - 1) // bins] for i in range(1, bins + 1) if i * len(lengths) >= bins})
+    ends = sorted({lengths[(i * len(lengths) - 1) // 6] for i in range(1, 7) if i * len(lengths) >= 6})
     starts = [lengths[0], *(end + 1 for end in ends[:-1])]
     return [
         {"from": start, "to": end, "base": _rate_within(base, start, end), "trained": _rate_within(trained, start, end)}
@@ -421,35 +368,21 @@ def length_accuracy(base: Sequence[Verdict], trained: Sequence[Verdict]) -> Figu
     """Strict accuracy of short and long completions, with 95% intervals and the number of completions in each bin."""
     table = length_bins(base, trained)
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    axes = new_axes(
-        figure,
-        title="is a longer answer a better one?",
-        x="tokens of the completion; below: completions, base | trained",
-        y="strict accuracy [%]",
-    )
+    x = "tokens of the completion; below: completions, base | trained"
+    axes = new_axes(figure, title="is a longer answer a better one?", x=x, y="strict accuracy [%]")
     for shift, name in ((-0.1, "base"), (0.1, "trained")):
-        colour, marker = MODELS[name]
-        shown = [(i + shift, row[name]) for i, row in enumerate(table) if row[name]]
-        rows = [r for _x, r in shown]
-        axes.errorbar(
-            [x for x, _r in shown],
-            [100 * r["rate"] for r in rows],
-            _errors(rows),
-            fmt=marker,
-            color=colour,
-            capsize=4,
-            label=name,
-        )
-    counts = [tuple(row[name]["n"] if row[name] else 0 for name in MODELS) for row in table]
-    ticks = [
-        (f"{row['from']}" if row["from"] == row["to"] else f"{row['from']}\N{EN DASH}{row['to']}") + f"\n{a:,} | {b:,}"
-        for row, (a, b) in zip(table, counts, strict=True)
-    ]
-    axes.set_xticks(range(len(table)), ticks, fontsize=9)
+        shown = {i + shift: row[name] for i, row in enumerate(table) if row[name]}
+        _points(axes, list(shown), list(shown.values()), name, name)
+    axes.set_xticks(range(len(table)), [_length_label(row) for row in table], fontsize=9)
     axes.set_xlim(-0.6, len(table) - 0.4)
     axes.set_ylim(-3, 103)
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(1, 0.4))
     return figure
+
+
+def _length_label(row: Mapping[str, Any]) -> str:
+    lengths = "\N{EN DASH}".join(str(end) for end in sorted({row["from"], row["to"]}))
+    return f"{lengths}\n" + " | ".join(f"{row[name]['n'] if row[name] else 0:,}" for name in MODELS)
 
 
 def reward_and_accuracy(history: Sequence[Mapping[str, Any]], held_out: Mapping[int, Mapping[str, float]]) -> Figure:
@@ -469,16 +402,7 @@ def reward_and_accuracy(history: Sequence[Mapping[str, Any]], held_out: Mapping[
     rows = [held_out[step] for step in steps]
     sizes = sorted({f"{row['n']:,}" for row in rows})
     label = f"held-out questions (n = {' or '.join(sizes)}), greedy"
-    axes_colour, marker = MODELS["trained"]
-    below.errorbar(
-        steps,
-        [100 * row["rate"] for row in rows],
-        _errors(rows),
-        fmt=f"{marker}:",
-        color=axes_colour,
-        capsize=4,
-        label=label,
-    )
+    _points(below, steps, rows, "trained", label, ":")
     below.set_ylim(-3, 103)
     last = max([line["step"] for line in history] + steps)
     for axes in (top, below):

@@ -16,10 +16,10 @@ from utils.evaluation.evaluate import Verdict, compare, comparison_text, rates
 from utils.evaluation.figures import (
     card_figure,
     flips_figure,
-    flow_figure,
     length_accuracy,
     pass_curves,
     reward_and_accuracy,
+    transition_matrix,
 )
 from utils.files import portable, write_json, write_text
 from utils.model.profiles import get_profile
@@ -96,12 +96,13 @@ def write_report(
     """
     folder = Path(folder)
     write_json(folder / "summary.json", summary)
+    matrix = transition_matrix(transitions(base, trained, solutions))
     body = [
         f"<h1>GRPO on profile {html.escape(summary['profile'])}</h1>",
         _paragraph(verdict_line(summary)),
         _paragraph(TINY) if summary["profile"] == "tiny" else "",
         *(f"<h2>{title}</h2>{_image(figure, title)}{text}" for title, figure, text in _pictures(summary, history)),
-        f"<h2>Errors, before and after</h2>{_image(flow_figure(transitions(base, trained, solutions)), 'errors')}",
+        f"<h2>Errors, before and after</h2>{_image(matrix, 'errors')}",
         f"<h2>Length and accuracy</h2>{_image(length_accuracy(base, trained), 'length and accuracy')}",
         *_examples(base, trained, solutions),
         f"<h2>How it was measured</h2>{_table(summary)}",

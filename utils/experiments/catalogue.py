@@ -30,7 +30,7 @@ class Experiment:
     """A question and the arms that answer it.
 
     Attributes:
-        question: one sentence.
+        question: one sentence that ends with what the reference has: "(default: …)?", or "(reference: …)?".
         reference: the arm that the others are compared with.
         arms: names of `ARMS`, without the reference.
         also: a further column of the rows that the question is about.
@@ -221,7 +221,7 @@ EXPERIMENTS = {
         Experiment(
             # With one update for each batch the ratio is 1 and both levels have the same gradient.
             "gspo",
-            "Ratio per token or per sequence (GSPO), where each batch of completions is used for two updates?",
+            "Is the ratio taken per token or per sequence (GSPO), with each batch used twice (reference: per token)?",
             "twice",
             ("gspo", "gspo_narrow", "loss_grpo"),
         ),
@@ -280,14 +280,14 @@ EXPERIMENTS = {
         ),
         Experiment(
             "together",
-            "What do settings that were better alone give at once?",
+            "What do settings that were better alone give at once (default: none of them)?",
             "default",
             ("t0.5_32_0.004", "t0.5_16_0.002", "t0.7_16_0.002", "t0.5_8_0.001"),
             also="dead",
         ),
         Experiment(
             "full_length",
-            "At the length of the profile tiny, four times as long: another fall of the rate, temperature or step?",
+            "At four times the length: another fall of the rate, temperature or step (reference: the profile tiny's)?",
             "long",
             ("long_even", "long_hot", "long_32"),
             also="dead",

@@ -44,12 +44,9 @@ def verdict(found: Interval) -> str:
     return WORDS[1] if found.high < 0 else WORDS[2]
 
 
-# --------------------------------------------------------------------------------------------- the page
-
-
 def points(found: Interval) -> str:
     """A difference of shares in percentage points: "+5.0 [+3.0, +7.0]"."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x + 0.0 for x in (found.mean, found.low, found.high)))
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(round(100 * x, 1) + 0.0 for x in (found.mean, found.low, found.high)))
 
 
 def comparisons(experiments: Sequence[Any], rows: Sequence[Row]) -> list[tuple[Any, str]]:
@@ -57,11 +54,17 @@ def comparisons(experiments: Sequence[Any], rows: Sequence[Row]) -> list[tuple[A
     return [(e, arm) for e in experiments for arm in e.arms if len(gaps_by_seed(rows, arm, e.reference)) > 1]
 
 
+def survives(rows: Sequence[Row], arm: str, reference: str, asked: int) -> bool:
+    """Whether 0 stays outside at the level 1 - 0.05 / asked, Bonferroni's for as many comparisons."""
+    return verdict(paired(rows, arm, reference, confidence=1 - 0.05 / asked)) != WORDS[2]
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
 COLOURS = {"better": GREEN, "worse": RED, "no difference seen": GREY}
 PURPLE, SKY = "#CC79A7", "#56B4E9"
+WIDTH = 8.2  # inches: 900 pixels at the resolution of `png`
 
 
 def _axes(figure: Figure, *where: int, title: str, x: str) -> Any:
@@ -73,22 +76,26 @@ def _axes(figure: Figure, *where: int, title: str, x: str) -> Any:
     return axes
 
 
-def _row(axes: Any, place: float, values: Sequence[float], found: Interval | None, colour: str) -> None:
+def _row(
+    axes: Any, place: float, values: Sequence[float], found: Interval | None, colour: str, filled: bool = True
+) -> None:
     axes.plot([100 * v for v in values], [place] * len(values), "o", color=colour, alpha=0.35, markersize=4)
     if found:
         ends = [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]
-        axes.errorbar(100 * found.mean, place, xerr=ends, fmt="D", color=colour, capsize=4, markersize=6)
+        face = colour if filled else "white"
+        axes.errorbar(100 * found.mean, place, xerr=ends, fmt="D", color=colour, mfc=face, capsize=3, markersize=6)
 
 
 def _zero_line(axes: Any) -> None:
-    """A line at no difference; where a difference is huge, the scale is logarithmic beyond 10 points."""
-    axes.axvline(0, color="black", linewidth=0.8)
+    """A line at no difference; where a difference is huge, the scale is logarithmic beyond 20 points."""
+    axes.axvline(0, color="black", linewidth=0.8, zorder=0.5)
     low, high = axes.get_xlim()
     if max(-low, high) > 30:
-        axes.set_xscale("symlog", linthresh=10, linscale=1.5)
-        ticks = [t for t in (-80, -40, -20, -10, -5, 0, 5, 10, 20, 40, 80) if low <= t <= high]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xscale("symlog", linthresh=20, linscale=1.2)
+        ticks = [t for t in (-80, -40, -20, -10, 0, 10, 20, 40, 80) if low <= t <= high]
+        axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
         axes.minorticks_off()
+        axes.set_xlabel(axes.get_xlabel().replace("]", ", logarithmic beyond 20]"))
 
 
 def comparison(
@@ -102,10 +109,10 @@ def comparison(
         metric: a share among the rows' columns.
     """
     shown = [reference, *arms]
-    figure = Figure(figsize=(9.5, 1.3 + 0.42 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.36 * len(shown)), layout="constrained")
     figure.suptitle(title, fontsize=12)
     left = _axes(figure, 1, 2, 1, title="mean, 95% interval, seeds", x=f"{metric}, held-out questions [%]")
-    right = _axes(figure, 1, 2, 2, title="difference, paired by seed", x=f"difference in {metric} [points]")
+    right = _axes(figure, 1, 2, 2, title="difference, paired by seed", x="difference [points]")
     for place, arm in enumerate(shown):
         values = list(by_seed(rows, arm, metric).values())
         _row(left, place, values, interval(values) if len(values) > 1 else None, BLUE)
@@ -120,29 +127,64 @@ def comparison(
     return figure
 
 
-def overview(rows: Sequence[Row], labels: dict[str, str], experiments: Sequence[Any]) -> Figure:
-    """Every arm's paired difference to its experiment's reference, experiment under experiment."""
-    figure = Figure(figsize=(8, 0.9 + 0.24 * sum(len(e.arms) + 1 for e in experiments)), layout="constrained")
-    axes = _axes(figure, title="strict accuracy against the reference", x="difference, paired by seed [points]")
-    names, place = [], 0
+def forest(rows: Sequence[Row], labels: dict[str, str], experiments: Sequence[Any], asked: int = 1) -> Figure:
+    """A forest plot: every arm's paired difference to its experiment's reference, question under question.
+
+    Args:
+        rows, labels: as `comparison` takes them.
+        experiments: of utils/experiments/catalogue.py, in this order.
+        asked: of how many comparisons the study consists; a filled diamond leaves out 0 at Bonferroni's level for them.
+    """
+    lines = sum(len(e.arms) + 1 for e in experiments)
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.19 * lines), layout="constrained")
+    axes = _axes(figure, title="", x="difference in strict accuracy, 95% interval [points]")
+    axes.spines["left"].set_visible(False)
+    ticks, place = {}, 0
     for experiment in experiments:
-        names.append((place, f"{experiment.name} (against {labels[experiment.reference]})"))
+        _question(axes, place, experiment.question)
         for arm in experiment.arms:
             place += 1
-            names.append((place, labels[arm]))
+            ticks[place] = labels[arm]
             gaps = list(gaps_by_seed(rows, arm, experiment.reference).values())
             if len(gaps) > 1:
                 found = interval(gaps)
-                _row(axes, place, gaps, found, COLOURS[verdict(found)])
+                filled = survives(rows, arm, experiment.reference, asked)
+                _row(axes, place, gaps, found, COLOURS[verdict(found)], filled)
         place += 1
-    axes.set_yticks([p for p, _ in names], [name for _, name in names], fontsize=8)
-    for text, (_, name) in zip(axes.get_yticklabels(), names, strict=True):
-        text.set_fontweight("bold" if "(against" in name else "normal")
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
     axes.set_ylim(place - 0.3, -0.7)
     _zero_line(axes)
-    handles = [axes.plot([], [], "D", color=colour, label=word)[0] for word, colour in COLOURS.items()]
-    axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    _legend(figure, axes, asked)
     return figure
+
+
+def _question(axes: Any, place: int, words: str) -> None:
+    """A line of its own over the whole width of the figure."""
+    text = axes.annotate(
+        words,
+        (0, place),
+        xycoords=("figure fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )
+    text.set_in_layout(False)
+
+
+def _legend(figure: Figure, axes: Any, asked: int) -> None:
+    marks = [("D", colour, "white" if colour == GREY else colour, word) for word, colour in COLOURS.items()]
+    marks.append(("o", "#C9C9C9", "#C9C9C9", "one seed"))
+    if asked > 1:
+        marks.append(("D", "black", "black", f"filled: survives Bonferroni ({asked} comparisons)"))
+        marks.append(("D", "black", "white", "hollow: does not"))
+    handles = [
+        axes.plot([], [], mark, color=edge, mfc=face, markersize=6 if mark == "D" else 4, label=words)[0]
+        for mark, edge, face, words in marks
+    ]
+    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside upper center", ncols=3 if asked > 1 else 4)
 
 
 def curves_with_bands(
@@ -160,8 +202,9 @@ def curves_with_bands(
         "reward": (1, "mean reward"),
         "tokens": (1, "tokens per completion"),
     }[metric]
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = _axes(figure, title="mean over seeds, 95% interval", x="optimizer step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(y)
     for colour, arm in zip((BLUE, ORANGE, GREEN, PURPLE, SKY, RED), arms, strict=False):
         at: dict[int, list[float]] = {}

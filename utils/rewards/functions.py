@@ -14,6 +14,7 @@ for "a number is there" or for being near: both can be had without solving the p
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
 import re
@@ -24,6 +25,7 @@ from typing import Any
 
 from utils.data.answers import extract_answer, is_correct, parse_completion
 from utils.data.questions import chat_prompt
+from utils.files import ROOT
 
 Completion = str | list[dict[str, str]]  # plain text, or the assistant's messages as TRL passes them
 RewardFunction = Callable[..., list[float]]
@@ -110,13 +112,19 @@ def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
 
     Raises:
         ValueError: the file defines no such dictionary.
+        ImportError: a package is missing, or something of `utils` that the file imports has moved; names the new place.
     """
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file; give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        if moved := _moved_imports(Path(path)):
+            raise ImportError(f"{path} imports what has moved; write there: {'; '.join(moved)}") from error
+        raise
     rewards = getattr(module, "REWARDS", None)
     if (
         not isinstance(rewards, dict)
@@ -125,6 +133,23 @@ def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
     ):
         raise ValueError(f"{path} must define REWARDS = {{function: weight, …}}, got {rewards!r}")
     return rewards
+
+
+def _moved_imports(path: Path) -> list[str]:
+    """The lines that a file needs in place of its imports from `utils` that no longer hold."""
+    texts = {file: file.read_text(encoding="utf-8") for file in sorted((ROOT / "utils").rglob("*.py"))}
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("utils"):
+            continue
+        for name in (alias.name for alias in node.names):
+            homes = [
+                file for file, text in texts.items() if re.search(rf"^(def|class) {name}\b|^{name}\b.*=", text, re.M)
+            ]
+            places = [".".join(home.relative_to(ROOT).with_suffix("").parts) for home in homes]
+            if places and node.module not in places:
+                lines.append(f"from {places[0]} import {name}")
+    return lines
 
 
 def total_reward(

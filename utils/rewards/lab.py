@@ -34,8 +34,6 @@ from utils.rewards.functions import REWARDS, RewardFunction, columns, group_adva
 from utils.rewards.groups import completions_table
 from utils.stats import percent
 
-__all__ = ["RewardLab", "rescore"]
-
 WHAT_IF = "What if: train a minute"
 NEW_WEIGHT = 0.5  # of a reward just registered
 FOR_TESTS = "reset next message effect table text live train curves verdict export bench"  # each gets a class lab-…

@@ -362,8 +362,14 @@ def run_series(output: Path) -> dict[str, Any]:
 
 
 def write_notebooks(args: Namespace) -> None:
-    """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run."""
-    from utils.scripts.notebooks import NOTEBOOKS, execute
+    """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run.
+
+    Before that, the repository's address and tag are written into everything that names them.
+    """
+    from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin
+
+    for page in PAGES:
+        write_text(page, addressed(page.read_text(encoding="utf-8"), *origin()))
 
     with tempfile.TemporaryDirectory() as folder:
         for notebook in NOTEBOOKS:

@@ -1,4 +1,4 @@
-"""Run the experiments and write what came of them: FINDINGS.md.
+"""Run the experiments and write what came of them: FINDINGS.md and its picture, findings.png.
 
     python -m utils.scripts.experiments                              run all that are missing, and write the findings
     python -m utils.scripts.experiments group_size kl --seeds 3      only these, with seeds 0, 1, 2
@@ -11,23 +11,38 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from utils.experiments.catalogue import EXPERIMENTS, LABELS, REFERENCE_RUNS, SEEDS, run, stored
-from utils.experiments.findings import WORDS, Row, by_seed, comparisons, gaps_by_seed, paired, points, verdict
+from utils.experiments.findings import (
+    WORDS,
+    Row,
+    by_seed,
+    comparisons,
+    forest,
+    gaps_by_seed,
+    paired,
+    points,
+    survives,
+    verdict,
+)
 from utils.experiments.grid import read_provenance, read_runs
-from utils.files import write_text
+from utils.files import write_bytes, write_text
+from utils.plots import png
 from utils.stats import interval
 
+COMMAND = "python -m utils.scripts.experiments"
 ALSO = {  # how a further column is written
     "dead": ("dead groups", lambda value: f"{100 * value:.0f}%"),
     "format": ("format", lambda value: f"{100 * value:.0f}%"),
     "tokens": ("tokens per answer", lambda value: f"{value:.0f}"),
 }
+
+# ------------------------------------------------------------------------------------------------ the page
 
 
 def page(
@@ -35,27 +50,36 @@ def page(
     labels: dict[str, str],
     rows: Sequence[Row],
     facts: dict[str, Any],
+    picture: str,
     conclusions: Sequence[str] = (),
 ) -> str:
-    """The findings in Markdown, one line for each experiment, worded by the numbers alone.
+    """The findings in Markdown, worded by the numbers alone: what was measured, a picture, a table, the commands.
 
     Args:
         experiments: of utils/experiments/catalogue.py.
         labels: arm name -> what the page calls it.
         rows: of these experiments' arms.
         facts: provenance.json of their folder.
-        conclusions: sentences to end with.
+        picture: where the page finds the forest plot.
+        conclusions: what to conclude, a paragraph each; the part is left out where there is none.
     """
     made = comparisons(experiments, rows)
-    level = 1 - 0.05 / max(1, len(made))
-    lines = ["# Findings", "", *_head(rows, labels, facts), "", *_reading(made, rows, level), ""]
-    lines += [_line(experiment, labels, rows, level) for experiment in experiments]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    lines += ["", *conclusions, "", f"Made on {facts['machine']}, one thread a run, with {versions}."]
-    return "\n".join(lines) + "\n"
+    lines = ["# Findings", "", *_head(rows, labels, facts)]
+    if conclusions:
+        lines += ["", "## What to conclude", "", *(f"{k}. {text}" for k, text in enumerate(conclusions, start=1))]
+    alternative = "Forest plot: every arm's difference in strict accuracy with its 95% interval, question by question"
+    lines += ["", "## Every difference", "", *_reading(made, rows), "", f"![{alternative}]({picture})", ""]
+    lines += ["| question | arm | difference | 95% interval | verdict | also: reference → arm |"]
+    lines += ["|---|---|--:|:-:|---|---|"]
+    lines += [line for experiment in experiments for line in _table(experiment, labels, rows, len(made))]
+    lines += ["", "## Again", "", "The rows of one question once more, compared with these:", "", "```bash"]
+    lines += [f"{COMMAND} {e.name}{_seeds_option(e, rows)} --output runs/again" for e in experiments]
+    return "\n".join([*lines, "```"]) + "\n"
 
 
 def _head(rows: Sequence[Row], labels: dict[str, str], facts: dict[str, Any]) -> list[str]:
+    arms, seeds = ({row[name] for row in rows} for name in ("arm", "seed"))
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     start = list(by_seed(rows, "default").values())
     spread = ""
     if len(start) > 1:
@@ -63,57 +87,138 @@ def _head(rows: Sequence[Row], labels: dict[str, str], facts: dict[str, Any]) ->
         spread = (
             f" The default reaches {100 * found.mean:.1f}% [{100 * found.low:.1f}, {100 * found.high:.1f}] "
             f"over {found.n} seeds, from {100 * min(start):.1f} to {100 * max(start):.1f}%; leniently "
-            f"{100 * statistics.fmean(by_seed(rows, 'default', 'lenient').values()):.1f}%."
+            f"{100 * fmean(by_seed(rows, 'default', 'lenient').values()):.1f}%."
         )
     return [
-        f"Strict accuracy of the tiny model on {facts['held_out']} held-out questions, greedy, after a short training; "
-        f"untrained it is {100 * facts['untrained']['strict']:.1f}%.{spread}",
-        f"The default: {', '.join(f'{name} {value:g}' for name, value in facts['start'].items())}.",
+        "Which settings of GRPO matter on the tiny model? Short trainings, each beside its reference: "
+        f"{len(rows)} runs of {len(arms)} arms over {len(seeds)} seeds.",
+        "",
+        f"- **Measured:** strict accuracy (the right number in the layout asked for) on {facts['held_out']} held-out "
+        f"questions, greedy; untrained it is {100 * facts['untrained']['strict']:.1f}%.{spread}",
+        f"- **The default:** {', '.join(f'{name} {value:g}' for name, value in facts['start'].items())}.",
+        f"- **Made on** {facts['machine']}, one thread a run, with {versions}.",
     ]
 
 
-def _reading(made: Sequence[tuple[Any, str]], rows: Sequence[Row], level: float) -> list[str]:
+def _reading(made: Sequence[tuple[Any, str]], rows: Sequence[Row]) -> list[str]:
     strict, lenient = (
         sum(verdict(paired(rows, arm, e.reference, metric)) != WORDS[2] for e, arm in made)
         for metric in ("strict", "lenient")
     )
     return [
-        "Each number is the mean difference to the experiment's reference in percentage points, paired by seed, "
-        "with its 95% t interval.",
+        "Each number is the mean difference to the question's reference in percentage points, paired by seed, "
+        f"with its 95% t interval; n = {SEEDS} seeds unless it says otherwise.",
         f"Of {len(made)} intervals {strict} leave out 0, and {lenient} under the lenient reading, which forgives the "
-        f"layout; about {0.05 * len(made):.1f} would if nothing made any "
-        f"difference. Those in bold still do at the level {100 * level:.2f}% (Bonferroni).",
-        "For any other model these are hypotheses, not measurements.",
+        f"layout; about {0.05 * len(made):.1f} would if nothing made any difference. Those in bold, filled in the "
+        f"picture, still do at the level {100 * (1 - 0.05 / max(1, len(made))):.2f}% (Bonferroni).",
     ]
 
 
-def _line(experiment: Any, labels: dict[str, str], rows: Sequence[Row], level: float) -> str:
-    counts, parts = set(), []
+def _table(experiment: Any, labels: dict[str, str], rows: Sequence[Row], asked: int) -> list[str]:
+    """The experiment's lines of the table; the question stands in the first alone."""
+    lines, question = [], f"`{experiment.name}` {experiment.question}"
     for arm in experiment.arms:
-        if len(gaps_by_seed(rows, arm, experiment.reference)) < 2:
-            parts.append(f"{labels[arm]} not measured")
-            continue
-        found = paired(rows, arm, experiment.reference)
-        text = f"{labels[arm]} {points(found)} {verdict(found)}"
-        sure = verdict(paired(rows, arm, experiment.reference, confidence=level)) != WORDS[2]
-        parts.append(f"**{text}**" if sure else text)
-        counts.add(found.n)
-    seeds = "/".join(map(str, sorted(counts))) or "0"
-    option = "" if seeds == "5" else f" --seeds {max(counts, default=2)}"
-    reference = labels[experiment.reference]
-    return (
-        f"- {experiment.question} Against {reference}: {'; '.join(parts)}.{_also(experiment, labels, rows)} "
-        f"n = {seeds} seeds. `python -m utils.scripts.experiments {experiment.name}{option} --output runs/again`"
-    )
+        cells = [question, labels[arm], *_cells(rows, arm, experiment.reference, asked), _also(experiment, arm, rows)]
+        lines.append(f"| {' | '.join(cells)} |")
+        question = ""
+    return lines
 
 
-def _also(experiment: Any, labels: dict[str, str], rows: Sequence[Row]) -> str:
+def _cells(rows: Sequence[Row], arm: str, reference: str, asked: int) -> list[str]:
+    """Difference, interval and verdict of one arm."""
+    if len(gaps_by_seed(rows, arm, reference)) < 2:
+        return ["", "", "not measured"]
+    found = paired(rows, arm, reference)
+    mean, bounds = points(found).split(" ", 1)
+    bounds += "" if found.n == SEEDS else f", n = {found.n}"
+    cells = [mean, bounds, verdict(found)]
+    return [f"**{cell}**" for cell in cells] if survives(rows, arm, reference, asked) else cells
+
+
+def _also(experiment: Any, arm: str, rows: Sequence[Row]) -> str:
     if experiment.also is None:
         return ""
     name, write = ALSO[experiment.also]
-    means = {arm: by_seed(rows, arm, experiment.also) for arm in (experiment.reference, *experiment.arms)}
-    shown = [f"{labels[arm]} {write(statistics.fmean(m.values()))}" for arm, m in means.items() if m]
-    return f" {name.capitalize()}: {', '.join(shown)}." if shown else ""
+    means = [by_seed(rows, who, experiment.also).values() for who in (experiment.reference, arm)]
+    return f"{name} {' → '.join(write(fmean(values)) for values in means)}" if all(means) else ""
+
+
+def _seeds_option(experiment: Any, rows: Sequence[Row]) -> str:
+    """What the command needs where the arms have not the usual number of seeds in common with their reference."""
+    counts = [len(gaps_by_seed(rows, arm, experiment.reference)) for arm in experiment.arms]
+    return "" if max(counts) in (0, SEEDS) else f" --seeds {max(counts)}"
+
+
+# ------------------------------------------------------------------------------------------ what to conclude
+
+CONCLUSIONS = (  # tests/experiments/test_script.py asks the recorded rows whether each still holds
+    "**One run proves little.** The default alone ends between {least[default]:.1%} and {most[default]:.1%}, for "
+    "no other cause than the seed. A change that is tried once and gains less than these {spread:.1f} points has "
+    "shown nothing.",
+    "**Three things ruin a run:** a token cap that cuts answers off in training (24 tokens: {gap[cap_24]:+.1f} "
+    "points), pay for the layout alone ({gap[format_only]:+.1f}), and a learning rate four times the default's "
+    "({gap[lr_0.008]:+.1f}). The first two survive Bonferroni, the third is worse at 95% only. No other mean "
+    "difference is beyond {rest:.1f} points.",
+    "**What is better here is better laid out.** For each of the {better} arms that beat the default at 95%, no "
+    "difference is seen once the layout is forgiven. None of the {better} survives Bonferroni: they are hints that "
+    "deserve more seeds.",
+    "**Rewards decide whether the layout comes along.** Of the greedy answers {format[correctness_only]:.0%} have it "
+    "after pay for correctness alone, {format[default]:.0%} with 0.2 for the format, {format[format_0.5]:.0%} with 0.5 "
+    "and {format[classic]:.0%} under the classic set. By the lenient reading the four lie between {low_lenient:.1%} "
+    "and {high_lenient:.1%}.",
+    "**No difference seen is a result.** The size of the groups, a KL term, `dr_grpo`, GSPO, another scaling of the "
+    "advantages, another order of the questions: none was seen to matter in runs this short. Nor is any shown not to: "
+    "half of the intervals reach {half:.1f} points or more to either side, and a smaller effect is easily missed.",
+    "**The placebo did nothing.** `dapo` in 4 passes is the default with its sums rounded in another order, and every "
+    "seed ends at the same accuracy. What moved in the other arms was moved by their settings, if only onto another "
+    "path of the sampling.",
+    "**Dead groups are a symptom, not a verdict.** {dead[temperature_0.5]:.0%} of the groups taught nothing at "
+    "temperature 0.5, against {dead[default]:.0%} by default, and yet it ends better ({gap[temperature_0.5]:+.1f}, at "
+    "95% only). To leave such questions out beforehand was not seen to help ({gap[with_spread]:+.1f}).",
+    "**A mean can hide an accident.** Of the runs with 8 completions a step one ends at {least[step_8]:.1%}: it lost "
+    "the layout, hardly the maths; the best reaches {most[step_8]:.1%}. At half the rate the worst ends at "
+    "{least[step_8_lr_0.001]:.1%}.",
+    "**Gains do not add up.** Temperature 0.5 alone {gap[temperature_0.5]:+.1f}, 16 completions a step alone "
+    "{gap[step_16]:+.1f}, both at once {gap[t0.5_16_0.002]:+.1f}: what is mended once cannot be mended again.",
+    "**Early is not late.** At four times the length all arms lie between {low_long:.1%} and {high_long:.1%}, every "
+    "answer is laid out, and no difference is seen. The profile `tiny` therefore takes its step, rate and temperature "
+    "from an arm that was ahead early ({gap[t0.7_16_0.002]:+.1f}, at 95% only), and keeps 0.2 for the format, although "
+    "0.5 was ahead early too ({gap[format_0.5]:+.1f}, at 95% only).",
+    "**For any other model these are hypotheses, not measurements.** This one has 0.9 million parameters, and its "
+    "questions come from templates. On a larger one the cap, the learning rate and pay for the layout deserve the "
+    "first look; a small KL term was not seen to repay an expensive run. And log layout and maths apart, for they are "
+    "learnt at different speeds.",
+)
+
+
+def conclude(rows: Sequence[Row]) -> list[str]:
+    """`CONCLUSIONS` with the numbers of these rows, which hold every arm."""
+    arms = {row["arm"] for row in rows}
+    made = comparisons(list(EXPERIMENTS.values()), rows)
+    found = [paired(rows, arm, experiment.reference) for experiment, arm in made]
+    gap = {arm: 100 * paired(rows, arm, "default").mean for arm in arms}
+    ruined = ("cap_24", "format_only", "lr_0.008")
+    means = {
+        metric: {arm: fmean(by_seed(rows, arm, metric).values()) for arm in arms}
+        for metric in ("strict", "lenient", "format", "dead")
+    }
+    lenient = [means["lenient"][arm] for arm in ("correctness_only", "default", "format_0.5", "classic")]
+    long = [means["strict"][arm] for arm in ("long", *EXPERIMENTS["full_length"].arms)]
+    least, most = ({arm: pick(by_seed(rows, arm).values()) for arm in arms} for pick in (min, max))
+    numbers = {
+        "spread": 100 * (most["default"] - least["default"]),
+        "rest": max(100 * abs(f.mean) for f, (_, arm) in zip(found, made, strict=True) if arm not in ruined),
+        "better": sum(verdict(f) == WORDS[0] for f in found),
+        "half": median(100 * (f.high - f.mean) for f in found),
+        "low_lenient": min(lenient),
+        "high_lenient": max(lenient),
+        "low_long": min(long),
+        "high_long": max(long),
+    }
+    return [text.format(**numbers, **means, gap=gap, least=least, most=most) for text in CONCLUSIONS]
+
+
+# ----------------------------------------------------------------------------------------------- the command
 
 
 def agreement(rows: Sequence[Row], reference: Sequence[Row], metric: str = "strict") -> str:
@@ -128,24 +233,23 @@ def agreement(rows: Sequence[Row], reference: Sequence[Row], metric: str = "stri
     )
 
 
-CONCLUSIONS = (  # tests/test_experiments.py asks the recorded rows whether they still hold
-    "The profile `tiny` takes its step of 16, its rate and its temperature from an arm of `together` that was better "
-    "than the default, and makes four times as many completions. At that length neither larger steps nor another "
-    "temperature nor another fall of the rate was seen to differ, so the early lead decides. The weight of the format "
-    "stays at 0.2, although 0.5 was better here: at tiny's full length the layout is complete (README), and a lower "
-    "weight keeps being right above looking right.",
-    "For `t4`, inference and not measurement: what ruined runs was a cap that cuts answers off, a learning rate some "
-    "times too high, and pay for the layout alone, so these deserve the first look; a small KL term or another "
-    "averaging of the loss was not seen to repay an expensive run. Layout and maths are learnt at different speeds: "
-    "log both.",
-)
-
-
 def write_findings(folder: str | Path = REFERENCE_RUNS) -> Path:
-    """Write FINDINGS.md from a folder's rows: beside it for the reference runs, inside it for others."""
+    """Write FINDINGS.md and findings.png from a folder's rows, and return where the page is.
+
+    For the reference runs the page stands beside the folder and the picture in assets/figures. For other runs both
+    stand in the folder, and the page shows what was asked there and draws no conclusions: those are about the
+    reference runs.
+    """
     folder = Path(folder).resolve()
-    text = page(list(EXPERIMENTS.values()), LABELS, stored(folder), read_provenance(folder), CONCLUSIONS)
-    return write_text((folder.parent if folder == REFERENCE_RUNS else folder) / "FINDINGS.md", text)
+    rows, everything, sentences = stored(folder), list(EXPERIMENTS.values()), []
+    asked = [e for e in everything if any(gaps_by_seed(rows, arm, e.reference) for arm in e.arms)]
+    made, target, picture = comparisons(asked, rows), folder / "FINDINGS.md", folder / "findings.png"
+    if folder == REFERENCE_RUNS:
+        target, picture = folder.parent / "FINDINGS.md", folder.parents[1] / "figures" / "findings.png"
+        sentences = conclude(rows) if len(made) == sum(len(e.arms) for e in everything) else []
+    write_bytes(picture, png(forest(rows, LABELS, asked, len(made)), dpi=220))
+    link = Path(os.path.relpath(picture, target.parent)).as_posix()
+    return write_text(target, page(asked, LABELS, rows, read_provenance(folder), link, sentences))
 
 
 def _printer() -> Callable[[int, int, Row | None], None]:
@@ -168,7 +272,7 @@ def _printer() -> Callable[[int, int, Row | None], None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.scripts.experiments", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(EXPERIMENTS)}; all unless given")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help=f"seeds 0 to N-1 (default {SEEDS})")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="J", help="runs at a time, one thread each")

@@ -1,10 +1,14 @@
-"""Execute the notebooks headless: every code cell, in order, each notebook in a fresh kernel."""
+"""The notebooks as files: execute them headless, and write the series' address into them.
+
+Every code cell is executed, in order, each notebook in a fresh kernel.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +20,24 @@ from utils.files import ROOT, write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 MACHINE_PATH = re.compile(re.escape(str(ROOT)) + r"/?|" + re.escape(str(Path.home())))
+
+
+PAGES = (ROOT / "README.md", *NOTEBOOKS)  # what names the series' address: badges and set-up cells
+
+
+def origin() -> tuple[str, str]:
+    """The repository's address and the tag that is cloned, as pyproject.toml has them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"], f"v{project['version']}"
+
+
+def addressed(page: str, address: str, tag: str) -> str:
+    """The text of a page, Markdown or notebook, whose badges and set-up cell point at `address` and `tag`."""
+    repository = address.removeprefix("https://github.com/")
+    badge = re.compile(r"(colab\.research\.google\.com/github/)[^/]+/[^/]+/blob/[^/]+")
+    cell = re.compile(r'(source, tag, here = \\?")[^"\\]+(\\?", \\?")[^"\\]+')
+    page = badge.sub(rf"\g<1>{repository}/blob/{tag}", page)
+    return cell.sub(rf"\g<1>{address}\g<2>{tag}", page)
 
 
 class NotebookFailed(RuntimeError):

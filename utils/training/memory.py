@@ -1,7 +1,8 @@
 """How much memory a GRPO step takes, by part: arithmetic on a model's config, before the model is there.
 
-What a CPU can show was compared with it (`CHECKED` says how, tests/test_preflight.py does it); what only a GPU can
-show is called "not measured".
+Compared with measurements on a CPU (tests/training/test_preflight.py): weights, adapters, gradients, optimizer state
+and the KV cache of transformers are exact, logits within 2%, and the peak of the activations with TRL within 14%. Not
+measured, for only a GPU can show it: vLLM's KV cache, Unsloth's activations and logits. The reserve is assumed.
 
     >>> from utils.model.profiles import PROFILES
     >>> parts = memory_model(SHAPES[QWEN_3B], PROFILES["t4"], "transformers")
@@ -27,17 +28,6 @@ SHAPES = {  # from config.json on huggingface.co/Qwen
     | {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "intermediate_size": 11008},
     "Qwen/Qwen2.5-0.5B-Instruct": _QWEN
     | {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864},
-}
-CHECKED = {
-    "weights": "exact on a CPU",
-    "adapters": "exact on a CPU",
-    "gradients": "exact on a CPU",
-    "optimizer state": "exact on a CPU",
-    "KV cache": "exact on a CPU with transformers; vLLM not measured",
-    "activations kept": "peak within 14% on a CPU with TRL; Unsloth not measured",
-    "one layer": "peak within 14% on a CPU with TRL; Unsloth not measured",
-    "logits": "within 2% on a CPU; GPU not measured",
-    "reserve": "assumed, not measured",
 }
 RESERVE = GIB  # GPU: CUDA context, kernels, gaps of the allocator; CPU: Python and its libraries
 VLLM_SHARE = ((40, 0.879), (25, 0.855), (20, 0.784), (14, 0.76), (10, 0.736), (0, 0.713))  # from this many GiB on
@@ -173,9 +163,3 @@ def peak(parts: dict[str, int]) -> int:
     training = parts["activations kept"] + max(parts["one layer"], parts["logits"])
     always = ("weights", "adapters", "gradients", "optimizer state", "reserve")
     return sum(parts[name] for name in always) + max(parts["KV cache"], training)
-
-
-def memory_table(parts: dict[str, int]) -> str:
-    """Part, size, and how the formula of that part was compared with a measurement."""
-    lines = [f"{name:16}  {size(n):>9}  {CHECKED[name]}" for name, n in parts.items()]
-    return "\n".join([*lines, f"{'at the peak':16}  {size(peak(parts)):>9}  sampling or training, not both"])

@@ -1,0 +1,60 @@
+"""What rows say: paired intervals against scipy, the words they allow, and the pictures."""
+
+import math
+
+import pytest
+
+from tests.experiments.made_up import TWO, curve_of, row_of, rows_with
+from utils.experiments.findings import gaps_by_seed, paired, verdict
+from utils.plots import png
+from utils.stats import Interval, interval, t_inside, t_quantile
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9985])
+def test_t_quantiles_are_scipys(df, confidence):
+    stats = pytest.importorskip("scipy.stats")
+    assert t_quantile(confidence, df) == pytest.approx(stats.t.ppf((1 + confidence) / 2, df), rel=1e-9)
+    assert t_inside(1.7, df) == pytest.approx(1 - 2 * stats.t.sf(1.7, df), abs=1e-12)
+
+
+def test_the_paired_interval_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    here, there = [0.71, 0.78, 0.64, 0.8, 0.75], [0.7, 0.7, 0.66, 0.72, 0.7]
+    rows = [row_of(arm, s, v) for arm, vs in zip(TWO, (there, here), strict=True) for s, v in enumerate(vs)]
+    expected = stats.ttest_rel(here, there)
+    low, high = expected.confidence_interval(0.95)
+    found = paired(rows[::-1], "b", "a")
+    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 5)
+    assert found.mean == pytest.approx(sum(here) / 5 - sum(there) / 5)
+    unpaired = stats.ttest_ind(here, there).confidence_interval(0.95)
+    assert found.high - found.low < unpaired.high - unpaired.low, "pairing should narrow these"
+
+
+def test_only_common_seeds_are_paired():
+    rows = [row_of(TWO[0], s, 0.5) for s in (0, 1, 2)] + [row_of(TWO[1], s, 0.5 + s / 10) for s in (1, 2, 3)]
+    assert gaps_by_seed(rows, "b", "a") == {1: pytest.approx(0.1), 2: pytest.approx(0.2)}
+    with pytest.raises(ValueError, match="at least 2 seeds, got 1"):
+        interval([1.0])
+
+
+@pytest.mark.parametrize(
+    "low, high, word", [(0.01, 0.1, "better"), (-0.1, -0.01, "worse"), (-0.1, 0.1, "no difference seen"), (0, 0, "no")]
+)
+def test_the_interval_decides_the_word(low, high, word):
+    assert verdict(Interval((low + high) / 2, low, high, 5)).startswith(word)
+
+
+def test_figures_show_seeds_and_intervals():
+    rows = rows_with(default=[0.6, 0.62, 0.58], b=[0.7, 0.73, 0.66], c=[0.61])
+    figure = experiment_plots.comparison(rows, NAMES, "default", ("b", "c"), "title")
+    left, right = figure.axes
+    assert [t.get_text() for t in left.get_yticklabels()] == ["default", "arm b", "arm c"]
+    dots = [line for line in left.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [3, 3, 1]
+    assert len(right.containers) == 1, "one arm has an interval, the one with a single seed has none"
+    assert png(figure) and png(experiment_plots.overview(rows, NAMES, QUESTION))
+    curves = [line for arm in TWO for s in (0, 1) for line in curve_of(arm, s, 0.5 + s / 10)]
+    bands = experiment_plots.curves_with_bands(curves, {"a": "A", "b": "B"}, ("a", "b"))
+    assert [round(y) for y in bands.axes[0].lines[0].get_ydata()] == [55, 55]
+    assert math.isclose(bands.axes[0].collections[0].get_paths()[0].get_extents().height, 2 * 12.706 * 5, rel_tol=1e-3)
