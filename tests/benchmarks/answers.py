@@ -3,7 +3,7 @@
     python -m tests.benchmarks.answers
 
 Three corpora, the same texts for each: completions in the taught layout, half of them right, their answers
-written in several ways; the forms of tests/test_answers.py (our own, so no fair contest: read those rows as
+written in several ways; the forms of tests/data/test_answers.py (our own, so no fair contest: read those rows as
 what would be missed); and, where GSM8K_DIR names a folder with example_model_solutions.jsonl, the 5,276
 published samples with their labels. math-verify is optional (pip install math-verify==0.9.0). Times are CPU
 times of one process, medians of REPEATS passes, so that other work on the machine disturbs them little.
@@ -16,6 +16,7 @@ import random
 import re
 import statistics
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -113,6 +114,7 @@ def seconds(checker: Checker, cases: list[Case]) -> float:
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
     checkers = {"strict": strict, "lenient": lenient, "last-number regex": last_number}
     if slow := math_verify_checker():
         checkers["math-verify"] = slow

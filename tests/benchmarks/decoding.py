@@ -7,6 +7,7 @@ Evaluation: greedy answers to the whole test split, base and recorded adapter. M
 """
 
 import time
+from argparse import ArgumentParser
 from statistics import median
 from unittest.mock import patch
 
@@ -35,6 +36,7 @@ def spread(values, unit):
 
 
 def main():
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
     profile = get_profile("tiny")
     base = load_policy(profile)
     prompts, test = load_questions("tiny", "train")[: profile.prompts_per_step], load_questions("tiny", "test")

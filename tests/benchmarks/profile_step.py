@@ -20,6 +20,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,7 @@ def figure_of(bars: dict[str, dict[str, float]], floors: dict[str, float]) -> Fi
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
     logging.set_verbosity_error()
     clocks: dict[str, list[StepClock]] = {"before": [], "after": []}
     for seed in range(3):  # in turns, so that other work on the machine meets both

@@ -8,6 +8,7 @@ than 100 ms for a move; "first" is what a reward costs when it is new, before it
 
 import statistics
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 
 from utils.rewards.bank import changed_rank, changed_sign, lights, load_bank, part_scores, rescore
@@ -28,6 +29,7 @@ def milliseconds(work: Callable[[int], object]) -> str:
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
     bank, functions, weights = load_bank(), list(REWARDS), list(REWARDS.values())
     default = rescore(bank, functions, weights)
 

@@ -19,6 +19,7 @@ import io
 import statistics
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,7 @@ def best(kind: str) -> float:
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
     rows: list[dict[str, Any]] = []
     for seed in SEEDS:
         for kind, rates in RATES.items():

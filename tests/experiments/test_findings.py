@@ -5,9 +5,28 @@ import math
 import pytest
 
 from tests.experiments.made_up import TWO, curve_of, row_of, rows_with
-from utils.experiments.findings import gaps_by_seed, paired, verdict
+from utils.experiments.catalogue import Experiment
+from utils.experiments.findings import (
+    COLOURS,
+    comparison,
+    curves_with_bands,
+    forest,
+    gaps_by_seed,
+    paired,
+    points,
+    survives,
+    verdict,
+)
 from utils.plots import png
 from utils.stats import Interval, interval, t_inside, t_quantile
+
+QUESTION = Experiment("small", "Does b help (default: no)?", "default", ("b", "c", "d"))
+NAMES = {"default": "default", "b": "arm b", "c": "arm c", "d": "arm d"}
+START = [0.6, 0.62, 0.58, 0.64, 0.6]
+NOISE = [0.01, -0.02, 0.02, -0.01, 0.01]
+
+
+# ----------------------------------------------------------------------------------------- statistics
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 30])
@@ -45,16 +64,67 @@ def test_the_interval_decides_the_word(low, high, word):
     assert verdict(Interval((low + high) / 2, low, high, 5)).startswith(word)
 
 
+def test_a_difference_that_survives_bonferroni_leaves_out_0_at_the_stricter_level():
+    stats = pytest.importorskip("scipy.stats")
+    steady = [a + 0.1 + n for a, n in zip(START, NOISE, strict=True)]
+    rows = rows_with(default=START, b=steady)
+    p = stats.ttest_rel(steady, START).pvalue
+    assert [survives(rows, "b", "default", asked) for asked in (1, int(0.05 / p), int(0.05 / p) + 1)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_points_have_a_sign_and_no_minus_zero():
+    assert points(Interval(-0.0002, -0.0434, 0.042, 5)) == "+0.0 [-4.3, +4.2]"
+
+
+# ------------------------------------------------------------------------------------------- pictures
+
+
 def test_figures_show_seeds_and_intervals():
     rows = rows_with(default=[0.6, 0.62, 0.58], b=[0.7, 0.73, 0.66], c=[0.61])
-    figure = experiment_plots.comparison(rows, NAMES, "default", ("b", "c"), "title")
+    figure = comparison(rows, NAMES, "default", ("b", "c"), "title")
     left, right = figure.axes
     assert [t.get_text() for t in left.get_yticklabels()] == ["default", "arm b", "arm c"]
     dots = [line for line in left.lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [3, 3, 1]
     assert len(right.containers) == 1, "one arm has an interval, the one with a single seed has none"
-    assert png(figure) and png(experiment_plots.overview(rows, NAMES, QUESTION))
+    assert png(figure)
     curves = [line for arm in TWO for s in (0, 1) for line in curve_of(arm, s, 0.5 + s / 10)]
-    bands = experiment_plots.curves_with_bands(curves, {"a": "A", "b": "B"}, ("a", "b"))
+    bands = curves_with_bands(curves, {"a": "A", "b": "B"}, ("a", "b"))
     assert [round(y) for y in bands.axes[0].lines[0].get_ydata()] == [55, 55]
     assert math.isclose(bands.axes[0].collections[0].get_paths()[0].get_extents().height, 2 * 12.706 * 5, rel_tol=1e-3)
+
+
+def diamonds(figure):
+    """(x, edge, face) of the means that the forest plot draws with an interval, from above."""
+    lines = [container.lines[0] for container in figure.axes[0].containers]
+    return [(line.get_xdata()[0], line.get_color(), line.get_markerfacecolor()) for line in lines]
+
+
+def test_the_forest_plot_fills_what_survives():
+    rows = rows_with(
+        default=START,
+        b=[a + 0.1 + n / 100 for a, n in zip(START, NOISE, strict=True)],
+        c=[a - 0.05 + n for a, n in zip(START, NOISE, strict=True)],
+        d=[a + n for a, n in zip(START, NOISE, strict=True)],
+    )
+    green, red, grey = COLOURS.values()
+    alone, among_many = (diamonds(forest(rows, NAMES, [QUESTION], asked)) for asked in (1, 46))
+    assert [(edge, face) for _, edge, face in alone] == [(green, green), (red, red), (grey, "white")]
+    assert [(edge, face) for _, edge, face in among_many] == [(green, green), (red, "white"), (grey, "white")]
+    assert [x for x, _, _ in alone] == pytest.approx([10.0, -4.8, 0.2], abs=0.05)
+
+
+def test_the_forest_plot_says_what_its_marks_mean_and_names_every_arm():
+    rows = rows_with(default=START, b=[a + 0.5 for a in START], c=[0.6, 0.7])
+    figure = forest(rows, NAMES, [QUESTION], 46)
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["arm b", "arm c", "arm d"]
+    assert [t.get_text() for t in axes.texts] == [QUESTION.question]
+    words = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert words == [*COLOURS, "one seed", "filled: survives Bonferroni (46 comparisons)", "hollow: does not"]
+    assert len(forest(rows, NAMES, [QUESTION]).legends[0].get_texts()) == 4, "one question alone needs no stricter test"
+    assert len(axes.containers) == 2 and "logarithmic beyond 20" in axes.get_xlabel()

@@ -1,4 +1,4 @@
-"""The lab without a browser: sliders, texts and buttons as Python objects. tests/test_browser.py drives it in one."""
+"""The lab without a browser: sliders, texts and buttons as Python objects. test_lab_in_a_page.py drives it in one."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """The Reward Lab in a real browser, by mouse and keyboard, at two page widths.
 
-`SCREENSHOTS=assets/figures python3 run.py test tests/test_browser.py` also renews the README's picture.
+`SCREENSHOTS=assets/figures python3 run.py test tests/rewards/test_lab_in_a_page.py` also renews the README's picture.
 """
 
 import os

@@ -289,7 +289,6 @@ def distinct(stream: Iterator[Problem], count: int) -> list[Problem]:
 
 # --------------------------------------------------------------------------------------------------- the world shifted
 
-
 SHIFTS = ("longer", "larger", "reworded")
 SHIFT_SIZE = 500
 

@@ -291,7 +291,6 @@ def correct_counts(policy: Policy, questions: Sequence[Question], n: int = 8) ->
 
 # ------------------------------------------------------------------------------------------------------------ in words
 
-
 NAMES = {
     "strict": "strict",
     "lenient": "lenient",

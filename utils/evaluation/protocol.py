@@ -30,6 +30,10 @@ from utils.data.questions import Question, to_question
 from utils.files import differences, portable, sha256, write_bytes, write_json, write_jsonl
 from utils.model.policy import Policy, Sample, render_prompt
 
+PROTOCOL, ANSWERS, CARD = "protocol.json", "completions.jsonl", "card.json"
+UNKNOWN = dict.fromkeys(("model", "weights", "adapter", "adapter_weights", "questions", "protocol_hash", "protocol"))
+REMOVE = "remove that line, and evaluating again will ask its question anew"
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -139,10 +143,6 @@ def require_same(a: Protocol, b: Protocol, names: tuple[str, str] = ("base", "tr
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
-PROTOCOL, ANSWERS, CARD = "protocol.json", "completions.jsonl", "card.json"
-UNKNOWN = dict.fromkeys(("model", "weights", "adapter", "adapter_weights", "questions", "protocol_hash", "protocol"))
-
-
 @dataclass(frozen=True)
 class Answer:
     """A line of completions.jsonl; what a line from elsewhere leaves out is None.
@@ -160,9 +160,6 @@ class Answer:
     index: int | None = None
     seconds: float | None = None
     protocol: str | None = None
-
-
-# ------------------------------------------------------------------------------------------ protocol.json
 
 
 def header_of(
@@ -229,9 +226,6 @@ def _require_same_evaluation(folder: Path, there: Mapping[str, Any], here: Mappi
 
 def _shown(header: Mapping[str, Any], name: str, digest: str) -> str:
     return f"{header[name]!r} (weights {str(header[digest])[:12]})" if header[name] else "None"
-
-
-# -------------------------------------------------------------------------------------- completions.jsonl
 
 
 def begin(
@@ -320,9 +314,6 @@ def own_answers(path: Path, protocol_hash: str, n: int = 1) -> list[Answer]:
     return answers
 
 
-REMOVE = "remove that line, and evaluating again will ask its question anew"
-
-
 def read_answers(path: Path) -> list[Answer]:
     """All lines of a completions.jsonl, from here or from elsewhere.
 
@@ -358,9 +349,6 @@ def _answer(line: bytes, number: int, where: str) -> Answer:
     question = to_question({"question": row["question"], "answer": row["gold"]}, where)
     sample = Sample(row["completion"], row.get("tokens"), row.get("truncated"))
     return Answer(number, question, sample, row.get("index"), row.get("seconds"), row.get("protocol"))
-
-
-# ------------------------------------------------------------------------------------------ both together
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:

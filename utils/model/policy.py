@@ -219,7 +219,6 @@ def add_lora(policy: Policy, seed: int) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------- answers
 
-
 VLLM_BATCH = 256  # completions in one call of vLLM, which arranges them itself; what a lost session loses at most
 
 

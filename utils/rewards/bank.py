@@ -84,7 +84,6 @@ def load_bank(folder: str | Path = FOLDER) -> Bank:
 
 # ------------------------------------------------------------------------------------------ the bank under any rewards
 
-
 WRONG_WINS = 0.01  # share of right-wrong pairs above which the first light is lit; it is 0 under a sound reward
 LENGTH_BIAS = 0.25  # of -1 to 1; the default reward stays below 0.1 on the embedded bank
 DOMINANT = 0.5  # share of the spread within groups

@@ -221,7 +221,6 @@ def _objection(row: Row, score: float, references: dict[str, float]) -> str:
 
 # -------------------------------------------------------------------------------------- the check of a reward function
 
-
 LIMIT_S = 5.0  # for the whole bank; a step of training scores a fraction of it
 SHOWN = 120  # characters of a completion in a message
 

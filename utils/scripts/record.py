@@ -44,17 +44,9 @@ SEEDS = (0, 1, 2)
 RUNS, FIGURES, README = ROOT / "assets" / "runs" / "tiny", ROOT / "assets" / "figures", ROOT / "README.md"
 MARKERS = ("<!-- results: written by python -m utils.scripts.record -->", "<!-- end of results -->")
 PASS_QUESTIONS = 256
-
-ADAPTER = ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"
-
-
+ADAPTER = RUNS / "seed-0" / "adapter"
 BANK_QUESTIONS = 160  # of the validation split; two policies and groups of 8 make 2,560 completions
-
-
-BANK_SEED = 0
-
-
-BANK_TEMPERATURE = 1.0
+BANK_SEED, BANK_TEMPERATURE = 0, 1.0
 
 
 def record(seeds: tuple[int, ...] = SEEDS) -> None:

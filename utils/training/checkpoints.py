@@ -111,7 +111,6 @@ def complete_checkpoints(run: str | Path, notify: Callable[[str], None] = print)
 
 # ---------------------------------------------------------------------------------------------------------- the mirror
 
-
 RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
 KEEP = 2  # checkpoints in the mirror
 

@@ -212,7 +212,6 @@ class Alarms(TrainerCallback):
 
 # ------------------------------------------------------------------------------------------------------------ progress
 
-
 COLUMNS = {  # heading: TRL's metric
     "reward": "reward",
     "correct": "rewards/correctness_reward/mean",
