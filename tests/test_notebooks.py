@@ -59,6 +59,14 @@ def test_the_anatomy(notebook):
     assert any("GRPO_PROFILE" in c.source for c in code)
     lengths = sorted(len(c.source.splitlines()) for c in code)
     assert lengths[-1] <= 40, f"a code cell of {lengths[-1]} lines: split it or move it to utils/"
+    prose = sum(c.cell_type == "markdown" for c in notebook.cells)
+    assert prose >= len(code), f"{prose} cells of prose to {len(code)} of code: merge code, or say what it shows"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_page_loads_at_once(path):
+    size = path.stat().st_size / 1000
+    assert size <= 400, f"{size:.0f} KB: draw fewer pictures, or store less HTML"
 
 
 def test_the_set_up_cell_is_the_same_everywhere():

@@ -119,7 +119,8 @@ def comparison(
         gaps = list(gaps_by_seed(rows, arm, reference, metric).values())
         if arm != reference and gaps:
             found = interval(gaps) if len(gaps) > 1 else None
-            _row(right, place, gaps, found, COLOURS[verdict(found)] if found else GREY)
+            word = verdict(found) if found else WORDS[2]
+            _row(right, place, gaps, found, COLOURS[word], filled=word != WORDS[2])
     for axes, names in ((left, [labels[arm] for arm in shown]), (right, [""] * len(shown))):
         axes.set_yticks(range(len(shown)), names)
         axes.set_ylim(len(shown) - 0.5, -0.5)

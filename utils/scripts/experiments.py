@@ -36,6 +36,7 @@ from utils.plots import png
 from utils.stats import interval
 
 COMMAND = "python -m utils.scripts.experiments"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 ALSO = {  # how a further column is written
     "dead": ("dead groups", lambda value: f"{100 * value:.0f}%"),
     "format": ("format", lambda value: f"{100 * value:.0f}%"),
@@ -64,20 +65,19 @@ def page(
         conclusions: what to conclude, a paragraph each; the part is left out where there is none.
     """
     made = comparisons(experiments, rows)
-    lines = ["# Findings", "", *_head(rows, labels, facts)]
+    lines = ["# Findings", "", *_head(rows, facts)]
     if conclusions:
         lines += ["", "## What to conclude", "", *(f"{k}. {text}" for k, text in enumerate(conclusions, start=1))]
     alternative = "Forest plot: every arm's difference in strict accuracy with its 95% interval, question by question"
     lines += ["", "## Every difference", "", *_reading(made, rows), "", f"![{alternative}]({picture})", ""]
-    lines += ["| question | arm | difference | 95% interval | verdict | also: reference → arm |"]
-    lines += ["|---|---|--:|:-:|---|---|"]
+    lines += ["| question, and its arms | difference | 95% interval | verdict | also |", "|---|--:|:-:|---|--:|"]
     lines += [line for experiment in experiments for line in _table(experiment, labels, rows, len(made))]
     lines += ["", "## Again", "", "The rows of one question once more, compared with these:", "", "```bash"]
     lines += [f"{COMMAND} {e.name}{_seeds_option(e, rows)} --output runs/again" for e in experiments]
     return "\n".join([*lines, "```"]) + "\n"
 
 
-def _head(rows: Sequence[Row], labels: dict[str, str], facts: dict[str, Any]) -> list[str]:
+def _head(rows: Sequence[Row], facts: dict[str, Any]) -> list[str]:
     arms, seeds = ({row[name] for row in rows} for name in ("arm", "seed"))
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     start = list(by_seed(rows, "default").values())
@@ -111,36 +111,35 @@ def _reading(made: Sequence[tuple[Any, str]], rows: Sequence[Row]) -> list[str]:
         f"Of {len(made)} intervals {strict} leave out 0, and {lenient} under the lenient reading, which forgives the "
         f"layout; about {0.05 * len(made):.1f} would if nothing made any difference. Those in bold, filled in the "
         f"picture, still do at the level {100 * (1 - 0.05 / max(1, len(made))):.2f}% (Bonferroni).",
+        "The last column is what a question is about besides accuracy; beside the question stands its reference's.",
     ]
 
 
 def _table(experiment: Any, labels: dict[str, str], rows: Sequence[Row], asked: int) -> list[str]:
-    """The experiment's lines of the table; the question stands in the first alone."""
-    lines, question = [], f"`{experiment.name}` {experiment.question}"
+    """A line of the table for the experiment's question, with what its reference has, and one for each arm."""
+    also = _also(experiment, experiment.reference, rows)
+    name = f"{ALSO[experiment.also][0]} {also}" if also else ""
+    lines = [(f"_{experiment.question}_ `{experiment.name}`", "", "", "", name)]
     for arm in experiment.arms:
-        cells = [question, labels[arm], *_cells(rows, arm, experiment.reference, asked), _also(experiment, arm, rows)]
-        lines.append(f"| {' | '.join(cells)} |")
-        question = ""
-    return lines
+        lines.append((labels[arm], *_cells(rows, arm, experiment.reference, asked), _also(experiment, arm, rows)))
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _cells(rows: Sequence[Row], arm: str, reference: str, asked: int) -> list[str]:
-    """Difference, interval and verdict of one arm."""
+    """Difference, interval and verdict of one arm, none of which breaks over lines."""
     if len(gaps_by_seed(rows, arm, reference)) < 2:
         return ["", "", "not measured"]
     found = paired(rows, arm, reference)
     mean, bounds = points(found).split(" ", 1)
     bounds += "" if found.n == SEEDS else f", n = {found.n}"
-    cells = [mean, bounds, verdict(found)]
-    return [f"**{cell}**" for cell in cells] if survives(rows, arm, reference, asked) else cells
+    mark = "**" if survives(rows, arm, reference, asked) else ""
+    return [f"{mark}{cell}{mark}".replace(" ", NO_BREAK) for cell in (mean, bounds, verdict(found))]
 
 
 def _also(experiment: Any, arm: str, rows: Sequence[Row]) -> str:
-    if experiment.also is None:
-        return ""
-    name, write = ALSO[experiment.also]
-    means = [by_seed(rows, who, experiment.also).values() for who in (experiment.reference, arm)]
-    return f"{name} {' → '.join(write(fmean(values)) for values in means)}" if all(means) else ""
+    """One arm's mean of the experiment's further column; nothing where there is none."""
+    values = by_seed(rows, arm, experiment.also).values() if experiment.also else ()
+    return ALSO[experiment.also][1](fmean(values)) if values else ""
 
 
 def _seeds_option(experiment: Any, rows: Sequence[Row]) -> str:
