@@ -13,6 +13,8 @@ from utils.stats import (
     paired_bootstrap,
     pass_at_k,
     questions_needed,
+    t_inside,
+    t_quantile,
     wilson_interval,
 )
 
@@ -229,3 +231,10 @@ def test_few_questions_near_the_top_can_show_nothing():
 def test_impossible_questions_are_refused(call, reason):
     with pytest.raises(ValueError, match=reason):
         call()
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9985])
+def test_t_quantiles_are_scipy_s(df, confidence, stats):
+    assert t_quantile(confidence, df) == pytest.approx(stats.t.ppf((1 + confidence) / 2, df), rel=1e-9)
+    assert t_inside(1.7, df) == pytest.approx(1 - 2 * stats.t.sf(1.7, df), abs=1e-12)
