@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+PURPLE, SKY = "#CC79A7", "#56B4E9"
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:

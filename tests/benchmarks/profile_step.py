@@ -33,11 +33,10 @@ from transformers.utils import logging
 
 from tests.benchmarks.speed import QUESTIONS, random_policy
 from tests.benchmarks.stock import write_csv
-from utils.experiments.findings import PURPLE, SKY
 from utils.files import ROOT, write_bytes
 from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
-from utils.plots import BLUE, GREEN, GREY, ORANGE, png
+from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, png
 from utils.scripts.record import machine
 from utils.training.grpo import build_trainer
 

@@ -202,8 +202,8 @@ def merge_rare(transitions: Mapping[tuple[str, str], int]) -> dict[tuple[str, st
     n = sum(transitions.values())
     if not n:
         raise ValueError("no transitions to draw: every count is zero; compare at least one question")
-    before, after = _sides(transitions)
-    largest = before | after
+    sides = _sides(transitions)
+    largest = sides[0] | sides[1]
     rare, together = set(), 0
     for name in sorted(largest.keys() - {RIGHT}, key=lambda name: (largest[name], name)):
         together += largest[name]

@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from utils.plots import BLUE, GREEN, GREY, ORANGE, RED
+from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from utils.stats import Interval, interval
 
 Row = dict[str, Any]
@@ -63,7 +63,6 @@ def survives(rows: Sequence[Row], arm: str, reference: str, asked: int) -> bool:
 
 
 COLOURS = {"better": GREEN, "worse": RED, "no difference seen": GREY}
-PURPLE, SKY = "#CC79A7", "#56B4E9"
 WIDTH = 8.2  # inches: 900 pixels at the resolution of `png`
 
 

@@ -65,6 +65,7 @@ def execute(source: Path, target: Path, environment: dict[str, str], progress: C
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],  # a local kernel warns that its traffic is not encrypted
         on_cell_start=on_start,
+        coalesce_streams=True,  # what is printed in several writes is one output
         resources={"metadata": {"path": str(source.parent)}},
     )
     start = time.perf_counter()
