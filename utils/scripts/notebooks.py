@@ -9,7 +9,7 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import nbformat
@@ -65,7 +65,6 @@ def execute(source: Path, target: Path, environment: dict[str, str], progress: C
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],  # a local kernel warns that its traffic is not encrypted
         on_cell_start=on_start,
-        coalesce_streams=True,  # what is printed in several writes is one output
         resources={"metadata": {"path": str(source.parent)}},
     )
     start = time.perf_counter()
@@ -87,9 +86,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "outputs" in cell:  # a widget without its state shows an error; the static picture beside it stays
-            cell.outputs = [
+            cell.outputs = _joined(
                 o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
-            ]
+            )
         for output in cell.get("outputs", []):
             if "text" in output:
                 output["text"] = MACHINE_PATH.sub("", output["text"])
@@ -97,3 +96,14 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 if isinstance(value, str) and kind.startswith("text/"):
                     output["data"][kind] = MACHINE_PATH.sub("", value)
     return notebook
+
+
+def _joined(outputs: Iterable[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs in their order, where neighbouring pieces of one stream are one: how a print is cut is chance."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
