@@ -532,8 +532,13 @@ def test_a_child_that_a_signal_ended(project):
 # --- old Pythons ----------------------------------------------------------------------------------------
 
 
-def test_the_file_loads_on_python_3_8():
-    ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+@pytest.mark.parametrize(
+    "name", ["run", "utils.files", "utils.setup", "utils.model.profiles", "utils.scripts.commands"]
+)
+def test_what_run_py_loads_is_fit_for_python_3_8(name):
+    text = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    assert "from __future__ import annotations" in text
+    ast.parse(text, feature_version=(3, 8))
 
 
 def test_an_old_python_is_told_in_one_line(machine, monkeypatch, capsys):
@@ -542,6 +547,3 @@ def test_an_old_python_is_told_in_one_line(machine, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "needs Python 3.11 or newer, and this is 3.10" in error and error.count("\n") == 1
     assert machine.commands == []
-
-
-# --- agreement with the modules -------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from utils.files import ROOT
 
 
@@ -13,11 +15,19 @@ def test_ruff_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
-def test_importing_the_package_and_the_answer_checker_loads_only_the_standard_library():
+@pytest.mark.parametrize("modules", ["run", "utils.rewards.functions, utils.data.tiny_world"])
+def test_the_start_and_the_answer_checker_load_only_the_standard_library(modules):
     code = (
-        "import sys; before = set(sys.modules); import utils.rewards.functions, utils.data.tiny_world; "
-        "print({m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names - {'utils'})"
+        f"import sys; before = set(sys.modules); import {modules}; "
+        "print({m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names - {'utils', 'run'})"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_comparing_stored_evaluations_loads_neither_torch_nor_widgets():
+    code = (
+        "import sys; import utils.evaluation.evaluate; print({'torch', 'transformers', 'ipywidgets'} & {*sys.modules})"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -134,6 +134,7 @@ def test_without_math_verify_it_says_what_to_install(monkeypatch):
         judge_all([("42", "42")])
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_math_verify_judges_and_a_text_that_keeps_it_busy_costs_that_text_alone(monkeypatch):
     monkeypatch.setattr(math_verify_judge, "SECONDS", 2.0)
@@ -151,6 +152,7 @@ def test_math_verify_judges_and_a_text_that_keeps_it_busy_costs_that_text_alone(
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_what_is_not_judged_counts_neither_way(monkeypatch):
     monkeypatch.setattr(math_verify_judge, "SECONDS", 2.0)
@@ -186,6 +188,7 @@ def test_on_the_bank_the_lenient_reading_is_flexible_extract_and_the_strict_one_
     assert table["lenient", STRICT].both == 0, "nobody here writes ####"
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_on_the_bank_math_verify_misses_short_tags_and_reads_past_wrong_ones(bank):
     table, listed = agreement(bank, by_math_verify(bank))

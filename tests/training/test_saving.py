@@ -43,12 +43,14 @@ def saved(in_memory, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_saved_adapter_answers_as_the_model_in_memory(in_memory, saved):
     assert agreement(load_policy(TINY, saved.adapter), in_memory, SIXTY_FOUR) == 1.0
     for other in (load_policy(TINY), load_policy(TINY, RECORDED / "adapter")):
         assert agreement(other, in_memory, SIXTY_FOUR) < 0.9, "if these answered the same, it would prove nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, least", [("float32", 1.0), ("float16", 0.9), ("bfloat16", 0.5)])
 def test_the_merged_model_answers_as_the_model_in_memory(in_memory, saved, tmp_path, dtype, least, record_property):
     folder = save_merged(saved, tmp_path / "merged", dtype)
