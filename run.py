@@ -37,7 +37,7 @@ from pathlib import Path
 from utils.files import ROOT
 from utils.model.profiles import PROFILES
 from utils.scripts.commands import POSITIONALS, options, parse
-from utils.setup import read_pins
+from utils.setup import installed, read_pins
 
 VENV = ROOT / ".venv"
 STAMP = VENV / "grpo-math-stamp"
@@ -59,7 +59,11 @@ class Failure(Exception):
 
 def test_arguments(args: Namespace) -> list[str]:
     """pytest's arguments; where no file is named, the tests are shared between the cores."""
-    named = any((ROOT / argument.partition("::")[0]).exists() for argument in args.pytest)
+    if args.fast and "-m" in args.pytest:
+        raise Failure(f"--fast is -m '{FAST}'; give one of the two, or write both into one -m")
+    values = {i + 1 for i, argument in enumerate(args.pytest) if argument in ("-k", "-m")}
+    places = [argument.partition("::")[0] for i, argument in enumerate(args.pytest) if i not in values]
+    named = any((ROOT / place).exists() for place in places)
     workers = [] if named else ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     return [*workers, *(["-m", FAST] if args.fast else []), *args.pytest]
 
@@ -175,10 +179,7 @@ def say(text: str) -> None:
 
 def here_already(pins: dict[str, str]) -> bool:
     """Whether this very Python holds every pin; a build label such as +cpu does not count."""
-    try:
-        return all(importlib.metadata.version(name).split("+")[0] == pins[name] for name in pins)
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    return all(installed(name) == version for name, version in pins.items())
 
 
 def venv_python() -> str:

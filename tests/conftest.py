@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a model this small gains nothing from a second thread, and the
 # other core has tests of its own; child processes inherit it
 
@@ -9,3 +11,26 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a model this small gains no
 def pytest_collection_modifyitems(items):
     """The whole series goes first: it keeps one worker as busy as all other tests keep the rest."""
     items.sort(key=lambda item: item.path.name != "test_series.py")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Runs of a grid that take no time: which were asked for; `calls.fail` names one that raises `calls.error`."""
+    from tests.experiments.made_up import curve_of, row_of
+    from utils.experiments import grid
+
+    class Calls(list):
+        fail = None
+
+    made = Calls()
+
+    def run_arm(arm, seed, held_out):
+        made.append((arm.name, seed))
+        if made.fail == (arm.name, seed):
+            raise made.error
+        strict = 0.5 + 0.01 * seed + 0.1 * (arm.name == "b")
+        return row_of(arm, seed, strict), curve_of(arm, seed, strict)
+
+    monkeypatch.setattr(grid, "run_arm", run_arm)
+    monkeypatch.setattr(grid, "judged", lambda policy, held_out: {"strict": 0.4})
+    return made

@@ -43,3 +43,13 @@ def test_the_first_screen_is_short_and_every_module_is_in_its_wings_map():
     for path in MODULES:
         if path.name != "__init__.py" and path.parent.name != "utils":
             assert f"\n{path.stem} " in (path.parent / "__init__.py").read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda path: path.name)
+def test_every_name_is_taken_from_where_it_is_defined(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        home = ROOT / f"{(getattr(node, 'module', None) or '').replace('.', '/')}.py"
+        if isinstance(node, ast.ImportFrom) and home.exists():
+            top = ast.parse(home.read_text(encoding="utf-8")).body
+            passed_on = {alias.name for n in top if isinstance(n, ast.ImportFrom) for alias in n.names}
+            assert not passed_on & {alias.name for alias in node.names}, f"line {node.lineno}"

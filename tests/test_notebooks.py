@@ -1,4 +1,4 @@
-"""The notebooks as committed: valid, executed in order, clean outputs, one set-up cell. See test_series.py too."""
+"""The notebooks as committed: valid, executed in order, clean outputs, one set-up cell."""
 
 import json
 import re

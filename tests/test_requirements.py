@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from run import CPU_INDEX, read_pins
+from run import CPU_INDEX
 from utils.files import ROOT
+from utils.setup import read_pins
 
 GPU_FILE, CPU_FILE = ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"
 DEV_FILE = ROOT / "requirements-dev.txt"

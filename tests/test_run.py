@@ -214,12 +214,19 @@ def test_what_the_child_receives_parses_to_the_same_arguments(argv, project, mon
         (["test", "--fast", "-x"], ["-m", "pytest", "-n", "3", "-m", run.FAST, "-x"]),
         (["test", "-k", "usage", "-x", "--", "tests"], ["-m", "pytest", "-k", "usage", "-x", "--", "tests"]),
         (["test", "tests/test_run.py::test_x"], ["-m", "pytest", "tests/test_run.py::test_x"]),
+        (["test", "tests/data"], ["-m", "pytest", "tests/data"]),
+        (["test", "-k", "utils"], ["-m", "pytest", "-n", "3", "-k", "utils"]),
         (["notebooks", "--write"], ["-m", "utils.scripts.commands", "notebooks", "--write"]),
     ],
 )
 def test_what_runs_behind_each_command(argv, expected, monkeypatch):
     monkeypatch.setattr(run.os, "cpu_count", lambda: 3)
     assert run.child_arguments(run.parse(argv)) == expected
+
+
+def test_fast_and_a_choice_of_ones_own_are_not_mixed():
+    with pytest.raises(run.Failure, match="give one of the two"):
+        run.child_arguments(run.parse(["test", "--fast", "-m", "browser"]))
 
 
 def test_lab_listens_on_this_machine_only():

@@ -1,4 +1,4 @@
-"""ruff over modules, tests and notebooks; pins, and the imports that must stay light."""
+"""ruff over modules, tests and notebooks, and the imports that must stay light."""
 
 import subprocess
 import sys

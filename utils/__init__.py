@@ -1,11 +1,11 @@
-"""The house of the series: seven wings, each with the theme of a notebook, over four files that all of them stand on.
+"""The house of the series: six wings with the themes of the notebooks and one of scripts, over four ground files.
 
     files, setup, stats, plots     whole files and hashes, the machine and its packages, every statistic, shared figures
 
     data         01  questions, exact answers, the tiny world, leaks and wrong labels
     rewards      02  reward functions, the bank and the bench they are tried on, the Reward Lab
     model        00  profiles, the policy and its engines, the short decoding loop
-    training     04  GRPO, checkpoints, what to watch, whether it will run here
+    training  03, 04 GRPO, checkpoints, what to watch, whether it will run here
     evaluation   05  protocol, card and comparison, kinds of errors, pass@k, the report
     experiments  06  short runs over seeds, and what they say
     scripts          behind run.py and assets/

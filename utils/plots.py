@@ -28,14 +28,14 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return small.getvalue()
 
 
-def new_axes(figure: Figure, *where: int, title: str, x: str, y: str) -> Any:
+def new_axes(figure: Figure, *where: int, title: str, x: str, y: str, grid: str = "y") -> Any:
     """Axes with a title, named x and y, and a faint grid; `where` as `Figure.add_subplot` takes it."""
     axes = figure.add_subplot(*where)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
+    axes.grid(axis=grid, alpha=0.25)
     return axes
 
 

@@ -1,4 +1,4 @@
-"""The set-up cell's work: install what is missing on Colab or Kaggle, and show wanted and found versions.
+"""The machine and its packages: what is here, what is wanted, and the set-up cell that installs what is missing.
 
 Standard library only, `utils.files` included, since it runs before anything is installed. On one's own machine nothing
 is installed: there `python3 run.py` makes an environment of its own.
@@ -185,8 +185,8 @@ def install(pins: dict[str, str], kept: dict[str, str], where: str) -> None:
         )
 
 
-def _exactly(versions: dict[str, str]) -> list[str]:
-    return [f"{name}=={version}" for name, version in versions.items()]
+def _exactly(pins: dict[str, str]) -> list[str]:
+    return [f"{name}=={version}" for name, version in pins.items()]
 
 
 # ---------------------------------------------------------------------------------------------- the cell

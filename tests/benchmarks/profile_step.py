@@ -37,7 +37,7 @@ from utils.files import ROOT, write_bytes
 from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
 from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, png
-from utils.scripts.record import machine
+from utils.setup import machine
 from utils.training.grpo import build_trainer
 
 STEPS, MATRIX = 12, 1_024

@@ -43,7 +43,8 @@ from utils.model.decoding import _distinct, decode
 from utils.model.policy import Policy, load_policy, render_prompt
 from utils.model.profiles import Profile, get_profile
 from utils.plots import BLUE, GREY, png
-from utils.scripts.record import fill_readme, machine
+from utils.scripts.record import fill_readme
+from utils.setup import machine
 from utils.training.grpo import build_trainer, training_questions
 
 LIMIT = 30.0  # seconds of training; a run that is not at 80% by then counts as this

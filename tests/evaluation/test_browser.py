@@ -8,7 +8,8 @@ import pytest
 from utils.data.questions import to_question
 from utils.evaluation.browser import ExampleBrowser, example_table, pair_up, select
 from utils.evaluation.errors import solutions_of
-from utils.evaluation.evaluate import Sample, judge
+from utils.evaluation.evaluate import judge
+from utils.model.policy import Sample
 
 ATTACK = "</pre></td><script>alert(1)</script><img src=x onerror=alert(2)>"
 RIGHT = "<reasoning>\n3*4=12\n</reasoning>\n<answer>12</answer>"

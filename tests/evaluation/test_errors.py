@@ -12,7 +12,8 @@ import pytest
 from utils.data.questions import load_questions, to_question
 from utils.evaluation.equations import equations
 from utils.evaluation.errors import ERROR_TYPES, diagnose, error_type, solutions_of, transitions, why
-from utils.evaluation.evaluate import Sample, compare, judge
+from utils.evaluation.evaluate import compare, judge
+from utils.model.policy import Sample
 from utils.rewards.bank import load_bank
 
 BOXES = "Max has 4*13=<<4*13=52>>52 notes.\nHalf of them is 52/2=<<52/2=26>>26.\nThen 26+36=<<26+36=62>>62.\n#### 62"

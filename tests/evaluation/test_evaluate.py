@@ -10,7 +10,6 @@ import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import torch
 
 from utils.data.answers import RULES
 from utils.data.questions import Question, load_questions
@@ -20,9 +19,7 @@ from utils.evaluation.evaluate import (
     compare,
     compare_folders,
     comparison_text,
-    correct_counts,
     evaluate,
-    generate,
     judge,
     load_evaluation,
     rates,
@@ -30,7 +27,7 @@ from utils.evaluation.evaluate import (
 )
 from utils.files import ROOT
 from utils.model import policy as generation
-from utils.model.policy import Sample, load_policy
+from utils.model.policy import Sample, generate, load_policy
 from utils.model.profiles import get_profile
 from utils.stats import detectable_difference, mcnemar_exact, paired_bootstrap, wilson_interval
 
@@ -161,30 +158,6 @@ def policy():
     return load_policy(TINY.replace(eval_batch=3, max_completion_tokens=24))
 
 
-def test_generate_keeps_the_order_of_the_questions(policy, monkeypatch):
-    """Prompts are batched by length; an echo in place of the model shows where each ends up."""
-
-    def echo(policy, prompts, temperature, n):
-        assert len(prompts) * n <= policy.profile.eval_batch
-        return [[Sample(prompt, i, False) for i in range(n)] for prompt in prompts]
-
-    monkeypatch.setattr(generation, "_generate_batch", echo)
-    questions = [Question("why? " * length, "1", {}) for length in (9, 2, 7, 1, 8, 3, 3)]
-    done = []
-    groups = generate(policy, questions, n=3, temperature=1.0, progress=lambda *counts: done.append(counts))
-    assert [group[0].text.count("why?") for group in groups] == [9, 2, 7, 1, 8, 3, 3]
-    assert all([sample.tokens for sample in group] == [0, 1, 2] for group in groups)
-    assert done == [(i, 7) for i in range(1, 8)]
-
-
-def test_greedy_answers_do_not_depend_on_the_batch(policy):
-    questions = load_questions("tiny", "test")[:5]
-    together = generate(policy, questions)
-    alone = [generate(policy, [question])[0] for question in questions]
-    assert together == alone
-    assert all(1 <= group[0].tokens <= 24 for group in together)
-
-
 def test_truncated_means_cut_off_by_the_cap(policy):
     question = load_questions("tiny", "test")[:1]
     short = dataclasses.replace(policy, profile=policy.profile.replace(max_completion_tokens=4))
@@ -193,17 +166,6 @@ def test_truncated_means_cut_off_by_the_cap(policy):
     long = dataclasses.replace(policy, profile=policy.profile.replace(max_completion_tokens=300))
     (verdict,) = evaluate(long, question)
     assert not verdict.truncated and "<|im_end|>" not in verdict.completion
-
-
-def test_sampling_differs_within_a_group_and_is_counted(policy):
-    torch.manual_seed(0)
-    questions = load_questions("tiny", "test")[:4]
-    groups = generate(policy, questions, temperature=1.0, n=6)
-    assert all(len(group) == 6 for group in groups)
-    assert len({sample.text for sample in groups[0]}) > 1
-    torch.manual_seed(0)
-    counts = correct_counts(policy, questions, n=6)
-    assert counts == [sum(judge(q, s).strict for s in g) for q, g in zip(questions, groups, strict=True)]
 
 
 # ------------------------------------------------------------------------------------- what a kill leaves over

@@ -8,7 +8,6 @@ import pytest
 from utils.evaluation.evaluate import Verdict, rates
 from utils.evaluation.report import EXAMPLES, NOT_PROVED, held_out, summarise, verdict_line, write_report
 from utils.evaluation.sampling import ballot, curves, gain_curves
-from utils.plots import smooth
 
 NEEDED = {
     "profile",
@@ -102,10 +101,3 @@ def test_held_out_points_are_base_checkpoints_and_trained_model():
 
 def test_a_base_alone_is_summed_up_too():
     assert "strict 33.3%" in verdict_line(summarise("tiny", {}, BASE))
-
-
-@pytest.mark.parametrize("steps, window", [(40, 9), (160, 21)])
-def test_a_curve_is_smoothed_over_an_eighth_of_its_run_and_nine_steps_at_least(steps, window):
-    spike = [0.0] * steps
-    spike[steps // 2] = 1.0
-    assert [value for value in smooth(spike) if value] == [1 / window] * window

@@ -11,6 +11,7 @@ import pytest
 
 from utils.data.questions import load_questions
 from utils.evaluation import sampling
+from utils.evaluation.evaluate import load_evaluation, score
 from utils.evaluation.sampling import (
     ballot,
     band,
@@ -278,3 +279,15 @@ def test_a_question_that_stands_in_a_set_twice_is_sampled_twice(tmp_path):
     rows = [{"index": i, "question": "a", "gold": "7", "completion": str(6 + i)} for i in (0, 0, 1, 1)]
     write_jsonl(tmp_path / "completions.jsonl", rows)
     assert [b.right for b in read_ballots(tmp_path / "completions.jsonl")] == [0, 2]
+
+
+def test_a_folder_of_samples_is_no_evaluation_and_is_left_as_it_is(policy, tmp_path):
+    told = []
+    collect(policy, QUESTIONS[:2], tmp_path, n=2, progress=lambda *counts: told.append(counts))
+    before = (tmp_path / "completions.jsonl").read_bytes()
+    for read in (score, load_evaluation):
+        with pytest.raises(ValueError, match="holds 2 samples at temperature 1 for each question.*read_ballots"):
+            read(tmp_path)
+    assert (tmp_path / "completions.jsonl").read_bytes() == before and not (tmp_path / "card.json").exists()
+    collect(policy, QUESTIONS[:2], tmp_path, n=2, progress=lambda *counts: told.append(counts))
+    assert told == [(2, 2), (2, 2)], "what is there already is told at once"

@@ -42,7 +42,8 @@ def test_dead_questions_are_left_out(monkeypatch):
     shuffled = grid._shuffled(0)
     rights = {q.question: i % 9 for i, q in enumerate(shuffled)}  # 0 to 8 of 8
     monkeypatch.setattr(
-        "utils.evaluation.evaluate.correct_counts", lambda policy, questions, n: [rights[q.question] for q in questions]
+        "utils.experiments.catalogue.correct_counts",
+        lambda policy, questions, n: [rights[q.question] for q in questions],
     )
     chosen = catalogue.with_spread(shuffled, 100, load_policy(grid.START))
     assert len(chosen) == 100 and all(0 < rights[q.question] < 8 for q in chosen)

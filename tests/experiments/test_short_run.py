@@ -4,22 +4,23 @@ import dataclasses
 
 import pytest
 
-from utils.experiments import short_run as what_if
+from utils.experiments import short_run
+from utils.rewards.bank import load_bank
 from utils.rewards.functions import REWARDS, format_reward
 
 
 @pytest.fixture
 def short(monkeypatch):
     monkeypatch.setattr(
-        what_if, "PROFILE", dataclasses.replace(what_if.PROFILE, steps=2, prompts_per_step=2, micro_batch=16)
+        short_run, "PROFILE", dataclasses.replace(short_run.PROFILE, steps=2, prompts_per_step=2, micro_batch=16)
     )
-    monkeypatch.setattr(what_if, "HELD_OUT", 8)
+    monkeypatch.setattr(short_run, "HELD_OUT", 8)
 
 
 @pytest.mark.slow
 def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
     seen = []
-    run = what_if.short_run({format_reward: 1.0}, lambda history, steps: seen.append((len(history), steps)))
+    run = short_run.short_run({format_reward: 1.0}, lambda history, steps: seen.append((len(history), steps)))
     assert seen == [(1, 2), (2, 2)] and len(run.history) == 2
     assert all("rewards/strict_metric/mean" in line for line in run.history)
     for rates in (run.before, run.after):
@@ -29,7 +30,7 @@ def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
 @pytest.mark.slow
 def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
     first, again, other = (
-        what_if.short_run(r, lambda history, steps: None) for r in (REWARDS, REWARDS, {format_reward: 1.0})
+        short_run.short_run(r, lambda history, steps: None) for r in (REWARDS, REWARDS, {format_reward: 1.0})
     )
     judged = "rewards/strict_metric/mean", "completions/mean_length"
     assert [[line[key] for key in judged] for line in first.history] == [
@@ -40,10 +41,8 @@ def test_one_seed_gives_one_run_and_runs_differ_by_their_rewards(short):
 
 @pytest.mark.slow
 def test_it_stops_when_asked(short):
-    assert what_if.short_run(REWARDS, lambda history, steps: None, stopped=lambda: True) is None
+    assert short_run.short_run(REWARDS, lambda history, steps: None, stopped=lambda: True) is None
 
 
 def test_the_held_out_questions_are_not_in_the_bank():
-    from utils.rewards.bank import load_bank
-
-    assert not {q.question for q in what_if.held_out()} & {group.question for group in load_bank().groups}
+    assert not {q.question for q in short_run.held_out()} & {group.question for group in load_bank().groups}

@@ -10,7 +10,8 @@ from tests.gpu import prove, report
 from tests.gpu.stand_in import random_model
 from utils.training.memory import GIB
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found: not measured here")
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found: not measured here")
+pytestmark = [NO_GPU, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

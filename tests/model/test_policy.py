@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from utils.data.questions import Question, load_questions
+from utils.evaluation.evaluate import correct_counts, judge
 from utils.files import ROOT
 from utils.model import policy as policies
-from utils.model.policy import add_lora, check_adapter, load_policy
+from utils.model.policy import Sample, add_lora, check_adapter, generate, load_policy
 from utils.model.profiles import PROFILES, get_profile
 
 TINY = get_profile("tiny")
@@ -69,3 +71,44 @@ def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch)
 def test_when_no_engine_loads_the_last_reason_is_given(tmp_path):
     with pytest.raises(RuntimeError, match="profile tiny: .*nowhere could not be loaded"):
         load_policy(TINY.replace(model=str(tmp_path / "nowhere")))
+
+
+# ------------------------------------------------------------------------------------------- answers
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy(TINY.replace(eval_batch=3, max_completion_tokens=24))
+
+
+def test_generate_keeps_the_order_of_the_questions(policy, monkeypatch):
+    """Prompts are batched by length; an echo in place of the model shows where each ends up."""
+
+    def echo(policy, prompts, temperature, n):
+        assert len(prompts) * n <= policy.profile.eval_batch
+        return [[Sample(prompt, i, False) for i in range(n)] for prompt in prompts]
+
+    monkeypatch.setattr(policies, "_generate_batch", echo)
+    questions = [Question("why? " * length, "1", {}) for length in (9, 2, 7, 1, 8, 3, 3)]
+    groups = generate(policy, questions, n=3, temperature=1.0)
+    assert [group[0].text.count("why?") for group in groups] == [9, 2, 7, 1, 8, 3, 3]
+    assert all([sample.tokens for sample in group] == [0, 1, 2] for group in groups)
+
+
+def test_greedy_answers_do_not_depend_on_the_batch(policy):
+    questions = load_questions("tiny", "test")[:5]
+    together = generate(policy, questions)
+    alone = [generate(policy, [question])[0] for question in questions]
+    assert together == alone
+    assert all(1 <= group[0].tokens <= 24 for group in together)
+
+
+def test_sampling_differs_within_a_group_and_is_counted(policy):
+    torch.manual_seed(0)
+    questions = load_questions("tiny", "test")[:4]
+    groups = generate(policy, questions, temperature=1.0, n=6)
+    assert all(len(group) == 6 for group in groups)
+    assert len({sample.text for sample in groups[0]}) > 1
+    torch.manual_seed(0)
+    counts = correct_counts(policy, questions, n=6)
+    assert counts == [sum(judge(q, s).strict for s in g) for q, g in zip(questions, groups, strict=True)]

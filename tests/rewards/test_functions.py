@@ -115,8 +115,27 @@ def test_a_file_exported_earlier_is_told_the_new_imports(tmp_path, lines):
         assert line in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (
+            "from utils.rewards import total_reward as total",
+            "from utils.rewards.functions import total_reward as total",
+        ),
+        ("from utils.saving import agreement", " or from utils.training.saving import agreement"),
+        ("from utils.answers import *", "No module named 'utils.answers'"),
+    ],
+)
+def test_every_kind_of_import_is_advised_on(tmp_path, line, said):
+    path = tmp_path / "mine.py"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(ImportError) as told:
+        load_rewards(path)
+    assert said in str(told.value)
+
+
 def test_a_package_that_is_missing_is_still_said_so(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("import no_such_package\n", encoding="utf-8")
+    path.write_text("from utils.rewards import bench\nimport no_such_package\n", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
         load_rewards(path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.experiments import short_run as what_if
+from utils.experiments import short_run
 from utils.rewards.bank import Bank, load_bank, rescore
 from utils.rewards.functions import REWARDS, load_rewards
 from utils.rewards.lab import NEW_WEIGHT, RewardLab, live_table, verdict_table
@@ -16,7 +16,7 @@ def bank():
 
 @pytest.fixture
 def lab(bank):
-    return RewardLab(bank, short_run=what_if.short_run)
+    return RewardLab(bank, short_run=short_run.short_run)
 
 
 def test_it_starts_from_the_default_where_nothing_has_changed(lab):
@@ -149,9 +149,9 @@ def test_export_writes_a_file_that_loads(lab, tmp_path):
 
 @pytest.mark.slow
 def test_what_if_trains_both_and_shows_curves_and_verdict(lab, monkeypatch):
-    short = what_if.PROFILE.replace(steps=2, prompts_per_step=2, micro_batch=16)
-    monkeypatch.setattr(what_if, "PROFILE", short)
-    monkeypatch.setattr(what_if, "HELD_OUT", 8)
+    short = short_run.PROFILE.replace(steps=2, prompts_per_step=2, micro_batch=16)
+    monkeypatch.setattr(short_run, "PROFILE", short)
+    monkeypatch.setattr(short_run, "HELD_OUT", 8)
     lab.sliders["format_reward"].value = 0.0
     lab.train.click()
     assert lab.train.description == "Stop"

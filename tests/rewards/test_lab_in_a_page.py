@@ -15,12 +15,12 @@ pytestmark = pytest.mark.browser
 
 CELLS = [
     """
-from utils.experiments import short_run as what_if
+from utils.experiments import short_run
 from utils.rewards.lab import RewardLab
 
-what_if.PROFILE = what_if.PROFILE.replace(steps=3, prompts_per_step=2, micro_batch=16)
-what_if.HELD_OUT = 16
-lab = RewardLab(short_run=what_if.short_run)
+short_run.PROFILE = short_run.PROFILE.replace(steps=3, prompts_per_step=2, micro_batch=16)
+short_run.HELD_OUT = 16
+lab = RewardLab(short_run=short_run.short_run)
 lab
 """,
     """

@@ -11,18 +11,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from utils.data.questions import load_questions
-from utils.evaluation.evaluate import generate
 from utils.files import read_jsonl
-from utils.model.policy import LORA_TARGETS, load_policy, with_adapter
+from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
-from utils.training.grpo import (
-    build_config,
-    build_trainer,
-    complete_checkpoints,
-    group_advantages,
-    grpo_settings,
-    run_training,
-)
+from utils.training.checkpoints import complete_checkpoints
+from utils.training.grpo import build_config, build_trainer, grpo_settings, run_training
 
 SMALL = get_profile("tiny").replace(
     steps=6, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=48, save_every=3
@@ -292,9 +285,3 @@ def test_settings_unknown_to_trl_are_named(tmp_path):
     assert build_config(settings).epsilon_high == 0.2
     with pytest.raises(ValueError, match="no setting max_prompt_length"):
         build_config(settings | {"max_prompt_length": 160})
-
-
-def test_group_advantages():
-    assert group_advantages([1.0, 1.0, 0.0, 0.0], group_size=2) == [0.0] * 4
-    one_right = group_advantages([1.0] + [0.0] * 7, group_size=8)
-    assert one_right[0] == pytest.approx(7 / 8**0.5, abs=2e-3) and sum(one_right) == pytest.approx(0)

@@ -1,4 +1,4 @@
-"""Saving: what is reloaded or merged answers as the model in memory; the card says what was measured; the hub."""
+"""Saving: what is reloaded or merged answers as the model in memory; the hub."""
 
 import dataclasses
 import json

@@ -123,7 +123,7 @@ def words(text: str) -> tuple[str, ...]:
 def shared_questions(a: Iterable[Question], b: Iterable[Question]) -> list[str]:
     """Questions that stand in both splits, compared by their words and numbers alone: a leak, unless empty.
 
-    `utils.data.audit` also finds questions that differ only in their numbers or in a few words.
+    `leaks` also finds questions that differ only in their numbers or in a few words.
     """
     seen = {words(q.question) for q in a}
     return [q.question for q in b if words(q.question) in seen]

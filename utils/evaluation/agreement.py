@@ -23,12 +23,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from utils.data.answers import MODES, extract_answer
-
-if TYPE_CHECKING:
-    from utils.evaluation.evaluate import Verdict
+from utils.evaluation.evaluate import Verdict
 
 LM_EVAL = {  # name: (pattern, which of its matches)
     "lm-eval strict-match": (re.compile(r"#### (\-?[0-9\.\,]+)"), 0),

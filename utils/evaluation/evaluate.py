@@ -36,6 +36,13 @@ from utils.stats import (
 )
 
 RATES = ("strict", "lenient", "format", "truncated", "no_answer")
+NAMES = {
+    "strict": "strict",
+    "lenient": "lenient",
+    "format": "format",
+    "truncated": "truncated",
+    "no_answer": "no answer",
+}
 
 
 @dataclass(frozen=True)
@@ -291,14 +298,6 @@ def correct_counts(policy: Policy, questions: Sequence[Question], n: int = 8) ->
 
 # ------------------------------------------------------------------------------------------------------------ in words
 
-NAMES = {
-    "strict": "strict",
-    "lenient": "lenient",
-    "format": "format",
-    "truncated": "truncated",
-    "no_answer": "no answer",
-}
-
 
 def card_text(cards: dict[str, dict[str, Any]]) -> str:
     """The rates of one or several cards side by side.
@@ -316,7 +315,7 @@ def card_text(cards: dict[str, dict[str, Any]]) -> str:
 
 
 def comparison_text(comparison: dict[str, Any]) -> str:
-    """What `utils.evaluation.evaluate.compare` found, in sentences."""
+    """What `compare` found, in sentences."""
     n, flips, gain, change = (comparison[name] for name in ("n", "flips", "gain", "difference"))
     least, needed = comparison["detectable"], comparison["needed"]
     lines = [

@@ -64,13 +64,11 @@ def card_figure(base: Mapping[str, Any], trained: Mapping[str, Any]) -> Figure:
     """Every rate of the card, before and after, with its 95% interval and its value.
 
     Args:
-        base, trained: as `evaluation.rates` gives them.
+        base, trained: as `evaluate.rates` gives them.
     """
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     title = f"before and after, {base['strict']['n']:,} questions"
-    axes = new_axes(figure, title=title, x="share of answers [%]", y="")
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", alpha=0.25)
+    axes = new_axes(figure, title=title, x="share of answers [%]", y="", grid="x")
     heights = dict(zip(RATES, (0, 1, 2, 3.6, 4.6), strict=True))
     for shift, name, table in ((-0.19, "base", base), (0.19, "trained", trained)):
         for name_of_rate, y in heights.items():
@@ -103,7 +101,7 @@ def flips_figure(comparison: Mapping[str, Any]) -> Figure:
     """What became of every question, and how the strict gain is made up: layout, maths, and what was broken.
 
     Args:
-        comparison: as `evaluation.compare` gives it.
+        comparison: as `evaluate.compare` gives it.
     """
     n, flips, gain = comparison["n"], comparison["flips"], comparison["gain"]
     figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
@@ -342,7 +340,7 @@ def length_bins(base: Sequence[Verdict], trained: Sequence[Verdict]) -> list[dic
     """Strict accuracy by length, in up to six bins with about equally many of the two models' completions together.
 
     Returns:
-        [{"from", "to" (tokens, both included), "base", "trained"}, …]; a model is an `evaluation.rate`, or None
+        [{"from", "to" (tokens, both included), "base", "trained"}, …]; a model is an `evaluate.rate`, or None
         where it has no completion of such a length.
     Raises:
         ValueError: there are no completions, or the token counts were not stored.

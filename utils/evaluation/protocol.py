@@ -356,7 +356,8 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
 
     Raises:
         FileNotFoundError: no folder, or no completions.jsonl in it.
-        ValueError: it is not finished, a file is damaged, or its answers were judged by other rules.
+        ValueError: it is not finished, a file is damaged, its answers were judged by other rules, or there are many to
+            each question.
     """
     header, path = read_header(folder), folder / ANSWERS
     if header["protocol"] is None:
@@ -369,6 +370,11 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
             raise ValueError(f"{path} mixes protocols: {a!r} in line {line_a}, {b!r} in line {line_b}; keep one")
         return header | {"protocol_hash": answers[0].protocol}, _in_order(answers)
     protocol = Protocol.from_dict(header["protocol"])
+    if protocol.decoding != "greedy":
+        raise ValueError(
+            f"{folder} holds {protocol.decoding} for each question, and a card has one answer; notebook 05 reads them "
+            f"with utils.evaluation.sampling.read_ballots({str(path)!r})"
+        )
     if protocol.rules != RULES:
         raise ValueError(
             f"the answers in {folder} were judged by rules {protocol.rules!r}, now they are {RULES!r}; "

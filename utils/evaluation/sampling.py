@@ -116,10 +116,12 @@ def collect(
     folder = Path(folder)
     header = header_of(policy, questions, f"{n} samples at temperature 1", seed)
     known = begin(folder, header, questions, n, TOGETHER)
+    if progress and known:
+        progress(len(known), len(questions))
     for start in range(0, len(questions), TOGETHER):
-        asked = dict(enumerate(questions[start : start + TOGETHER], start))
         if start in known:
             continue
+        asked = dict(enumerate(questions[start : start + TOGETHER], start))
         set_seed(seed + start)
         began = time.perf_counter()
         groups = generate(policy, list(asked.values()), temperature=1.0, n=n)

@@ -14,6 +14,7 @@ from typing import Any
 
 from utils.data.answers import extract_answer, to_number
 from utils.data.questions import Question
+from utils.evaluation.evaluate import correct_counts
 from utils.experiments.findings import Row
 from utils.experiments.grid import HELD_OUT, START, Arm, read_runs, rows_of, run_grid
 from utils.files import ROOT
@@ -64,8 +65,6 @@ def with_spread(shuffled: list[Question], count: int, policy: Policy) -> list[Qu
     Raises:
         ValueError: the split holds too few of them.
     """
-    from utils.evaluation.evaluate import correct_counts
-
     chosen: list[Question] = []
     for start in range(0, len(shuffled), count):
         candidates = shuffled[start : start + count]

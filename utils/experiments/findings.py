@@ -14,11 +14,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, new_axes
 from utils.stats import Interval, interval
 
 Row = dict[str, Any]
 WORDS = ("better", "worse", "no difference seen")
+COLOURS = {"better": GREEN, "worse": RED, "no difference seen": GREY}
+WIDTH = 8.2  # inches: 900 pixels at the resolution of `png`
 
 
 def by_seed(rows: Sequence[Row], arm: str, metric: str = "strict") -> dict[int, float]:
@@ -62,19 +64,6 @@ def survives(rows: Sequence[Row], arm: str, reference: str, asked: int) -> bool:
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
-COLOURS = {"better": GREEN, "worse": RED, "no difference seen": GREY}
-WIDTH = 8.2  # inches: 900 pixels at the resolution of `png`
-
-
-def _axes(figure: Figure, *where: int, title: str, x: str) -> Any:
-    axes = figure.add_subplot(*where)
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.25)
-    return axes
-
-
 def _row(
     axes: Any, place: float, values: Sequence[float], found: Interval | None, colour: str, filled: bool = True
 ) -> None:
@@ -110,8 +99,10 @@ def comparison(
     shown = [reference, *arms]
     figure = Figure(figsize=(WIDTH, 1.3 + 0.36 * len(shown)), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    left = _axes(figure, 1, 2, 1, title="mean, 95% interval, seeds", x=f"{metric}, held-out questions [%]")
-    right = _axes(figure, 1, 2, 2, title="difference, paired by seed", x="difference [points]")
+    left = new_axes(
+        figure, 1, 2, 1, title="mean, 95% interval, seeds", x=f"{metric}, held-out questions [%]", y="", grid="x"
+    )
+    right = new_axes(figure, 1, 2, 2, title="difference, paired by seed", x="difference [points]", y="", grid="x")
     for place, arm in enumerate(shown):
         values = list(by_seed(rows, arm, metric).values())
         _row(left, place, values, interval(values) if len(values) > 1 else None, BLUE)
@@ -137,7 +128,7 @@ def forest(rows: Sequence[Row], labels: dict[str, str], experiments: Sequence[An
     """
     lines = sum(len(e.arms) + 1 for e in experiments)
     figure = Figure(figsize=(WIDTH, 1.0 + 0.19 * lines), layout="constrained")
-    axes = _axes(figure, title="", x="difference in strict accuracy, 95% interval [points]")
+    axes = new_axes(figure, title="", x="difference in strict accuracy, 95% interval [points]", y="", grid="x")
     axes.spines["left"].set_visible(False)
     ticks, place = {}, 0
     for experiment in experiments:
@@ -203,7 +194,7 @@ def curves_with_bands(
         "tokens": (1, "tokens per completion"),
     }[metric]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = _axes(figure, title="mean over seeds, 95% interval", x="optimizer step")
+    axes = new_axes(figure, title="mean over seeds, 95% interval", x="optimizer step", y="", grid="x")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(y)
     for colour, arm in zip((BLUE, ORANGE, GREEN, PURPLE, SKY, RED), arms, strict=False):

@@ -31,6 +31,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+from transformers import set_seed
+
 from utils.data.questions import Question, load_questions
 from utils.evaluation.evaluate import evaluate, rates
 from utils.experiments.findings import Row
@@ -70,7 +73,7 @@ SETTINGS = {
     "save_strategy": "no",
 }
 START_REWARDS: dict[RewardFunction, float] = {correctness_reward: 1.0, format_reward: 0.2}
-NOT_LEARNT = ("name", "unsloth", "save_every", "eval_batch", "train_minutes", "max_prompt_tokens", "context_tokens")
+NOT_LEARNT = ("name", "unsloth", "save_every", "eval_batch", "max_prompt_tokens", "context_tokens")
 HELD_OUT = 500  # validation questions, the same for every run
 CURVE_EVERY = 2  # optimizer steps
 START_NUMBERS = (
@@ -179,8 +182,6 @@ def run_arm(arm: Arm, seed: int, held_out: int = HELD_OUT) -> tuple[Row, list[Ro
     Returns:
         The row for runs.csv and those for curves.csv.
     """
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -190,8 +191,6 @@ def run_arm(arm: Arm, seed: int, held_out: int = HELD_OUT) -> tuple[Row, list[Ro
 
 
 def _run(arm: Arm, seed: int, held_out: int) -> tuple[Row, list[Row]]:
-    from transformers import set_seed
-
     profile = START.replace(**arm.profile)
     policy = load_policy(profile)
     set_seed(seed)

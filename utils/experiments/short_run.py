@@ -7,6 +7,7 @@ and, greedily, on held-out questions at the end.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from utils.data.questions import Question, load_questions
 from utils.evaluation.evaluate import evaluate, rates
 from utils.files import read_jsonl
 from utils.model.policy import Policy, load_policy
-from utils.model.profiles import get_profile
+from utils.model.profiles import Profile, get_profile
 from utils.rewards.functions import RewardFunction, strict_metric
 from utils.training.grpo import build_trainer, training_questions
 
@@ -96,6 +97,12 @@ def held_out() -> list[Question]:
     return load_questions(PROFILE.dataset, "validation")[-HELD_OUT:]
 
 
+@functools.cache
+def _untrained(profile: Profile, count: int) -> dict[str, dict[str, float]]:
+    """The rates of the base model; asked once, since every run starts from it."""
+    return rates(evaluate(load_policy(profile), held_out()))
+
+
 def short_run(
     rewards: dict[RewardFunction, float], on_step: OnStep, seed: int = 0, stopped: Callable[[], bool] = lambda: False
 ) -> Run | None:
@@ -109,8 +116,7 @@ def short_run(
     Returns:
         None where it was stopped before its last step.
     """
-    policy = load_policy(PROFILE)
-    before = rates(evaluate(policy, held_out()))
+    before, policy = _untrained(PROFILE, HELD_OUT), load_policy(PROFILE)
     questions = training_questions(PROFILE, policy.tokenizer)
     trained = train_briefly(policy, questions, rewards, seed, callbacks=[_EachStep(on_step, stopped)])
     if len(trained.log) < PROFILE.steps:

@@ -214,7 +214,7 @@ def _pick(logits: Tensor, temperature: float) -> Tensor:
 
 
 def share_prompts(model: Any) -> None:
-    """Let a model that `decoding.suits` read the prompts of its trainer once; other models are left as they are."""
+    """Let a model that `suits` read the prompts of its trainer once; other models are left as they are."""
     if not suits(model):
         return
     forward = model.forward

@@ -24,6 +24,7 @@ from utils.model.profiles import Profile
 
 ENGINES = ("unsloth+vllm", "unsloth", "transformers")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+VLLM_BATCH = 256  # completions in one call of vLLM, which arranges them itself; what a lost session loses at most
 
 
 @dataclass
@@ -219,8 +220,6 @@ def add_lora(policy: Policy, seed: int) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------- answers
 
-VLLM_BATCH = 256  # completions in one call of vLLM, which arranges them itself; what a lost session loses at most
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -234,25 +233,15 @@ class Sample:
     truncated: bool | None
 
 
-def generate(
-    policy: Policy,
-    questions: Sequence[Question],
-    temperature: float = 0.0,
-    n: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[list[Sample]]:
+def generate(policy: Policy, questions: Sequence[Question], temperature: float = 0.0, n: int = 1) -> list[list[Sample]]:
     """Answer every question n times; `temperature` 0 is greedy decoding.
 
-    Args:
-        progress: called with (questions done, questions in all) after each batch.
     Returns:
         One list of n samples per question, in the order of `questions`.
     """
     samples: dict[int, list[Sample]] = {}
     for batch in batches(policy, questions, temperature, n):
         samples |= batch
-        if progress:
-            progress(len(samples), len(questions))
     return [samples[i] for i in range(len(questions))]
 
 

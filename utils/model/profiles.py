@@ -45,7 +45,6 @@ class Profile:
     temperature: float = 1.0  # of sampling in training; evaluation is greedy
     save_every: int = 25  # optimizer steps between checkpoints
     eval_batch: int = 32  # prompts in one batch of greedy decoding
-    train_minutes: str = "not measured"
 
     @property
     def completions_per_step(self) -> int:

@@ -22,6 +22,10 @@ from utils.files import ROOT
 from utils.rewards.functions import RewardFunction, columns, correctness_reward, group_advantages
 
 FOLDER = ROOT / "assets" / "bank"
+WRONG_WINS = 0.01  # share of right-wrong pairs above which the first light is lit; it is 0 under a sound reward
+LENGTH_BIAS = 0.25  # of -1 to 1; the default reward stays below 0.1 on the embedded bank
+DOMINANT = 0.5  # share of the spread within groups
+MOSTLY_DEAD = 0.5  # share of the groups
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,6 @@ def load_bank(folder: str | Path = FOLDER) -> Bank:
 
 
 # ------------------------------------------------------------------------------------------ the bank under any rewards
-
-WRONG_WINS = 0.01  # share of right-wrong pairs above which the first light is lit; it is 0 under a sound reward
-LENGTH_BIAS = 0.25  # of -1 to 1; the default reward stays below 0.1 on the embedded bank
-DOMINANT = 0.5  # share of the spread within groups
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _dominates(bank: Bank, scores: Scores) -> Light:
 
 def _dead(scores: Scores) -> Light:
     found = f"{sum(scores.dead)} of {len(scores.dead)} groups have equal rewards throughout and teach nothing"
-    return Light("dead groups", scores.dead_share > DOMINANT, found)
+    return Light("dead groups", scores.dead_share > MOSTLY_DEAD, found)
 
 
 def _spread(values: Sequence[float]) -> float:

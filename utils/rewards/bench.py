@@ -44,6 +44,8 @@ RIGHT_CLEAN, RIGHT_MESSY, WRONG_CLEAN, WORTHLESS = PLACES = (
 )
 RIGHT = (RIGHT_CLEAN, RIGHT_MESSY)
 QUESTION = "A box holds 7 eggs. How many eggs are in 6 boxes?"
+LIMIT_S = 5.0  # for the whole bank; a step of training scores a fraction of it
+SHOWN = 120  # characters of a completion in a message
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,6 @@ def _objection(row: Row, score: float, references: dict[str, float]) -> str:
 
 
 # -------------------------------------------------------------------------------------- the check of a reward function
-
-LIMIT_S = 5.0  # for the whole bank; a step of training scores a fraction of it
-SHOWN = 120  # characters of a completion in a message
 
 
 class RewardProblem(ValueError):

@@ -137,18 +137,21 @@ def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
 
 def _moved_imports(path: Path) -> list[str]:
     """The lines that a file needs in place of its imports from `utils` that no longer hold."""
-    texts = {file: file.read_text(encoding="utf-8") for file in sorted((ROOT / "utils").rglob("*.py"))}
+    homes = {
+        file.relative_to(ROOT): file.read_text(encoding="utf-8") for file in sorted((ROOT / "utils").rglob("*.py"))
+    }
     lines = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("utils"):
+        module = getattr(node, "module", None) or ""
+        if not module.startswith("utils.") or (ROOT / f"{module.replace('.', '/')}.py").exists():
             continue
-        for name in (alias.name for alias in node.names):
-            homes = [
-                file for file, text in texts.items() if re.search(rf"^(def|class) {name}\b|^{name}\b.*=", text, re.M)
-            ]
-            places = [".".join(home.relative_to(ROOT).with_suffix("").parts) for home in homes]
-            if places and node.module not in places:
-                lines.append(f"from {places[0]} import {name}")
+        for alias in node.names:
+            if alias.name == "*" or (ROOT / module.replace(".", "/") / f"{alias.name}.py").exists():
+                continue
+            defined = re.compile(rf"^(def |class )?{re.escape(alias.name)}\b", re.M)
+            places = [".".join(home.with_suffix("").parts) for home, text in homes.items() if defined.search(text)]
+            renamed = f" as {alias.asname}" if alias.asname else ""
+            lines += [" or ".join(f"from {place} import {alias.name}{renamed}" for place in places)] if places else []
     return lines
 
 

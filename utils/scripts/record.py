@@ -32,12 +32,12 @@ from utils.evaluation import report
 from utils.evaluation.evaluate import correct_counts, evaluate
 from utils.evaluation.figures import card_figure
 from utils.files import ROOT, read_jsonl, write_bytes, write_json, write_text
-from utils.model.policy import generate, load_policy, with_adapter
+from utils.model.policy import Policy, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
 from utils.rewards.bank import FOLDER as BANK
 from utils.rewards.bank import Group
 from utils.setup import machine, versions
-from utils.stats import pass_at_k
+from utils.stats import pass_at_k, percent
 from utils.training.grpo import train
 
 SEEDS = (0, 1, 2)
@@ -107,8 +107,8 @@ def results_table(summaries: list[dict[str, Any]]) -> str:
             " | ".join(
                 [
                     f"| {s['seed']}",
-                    report.percent(base["strict"]),
-                    f"**{report.percent(trained['strict'])}**",
+                    percent(base["strict"]),
+                    f"**{percent(trained['strict'])}**",
                     *change,
                     f"{s['flips']['fixed']} / {s['flips']['broken']}",
                     "< 1e-6" if p < 1e-6 else f"{p:.2g}",
@@ -147,7 +147,7 @@ def fill_readme(markers: tuple[str, str], text: str) -> None:
 # ---------------------------------------------------------------------------------------------------- the bank
 
 
-def collect(policy: Any, questions: Sequence[Question], name: str) -> list[Group]:
+def collect(policy: Policy, questions: Sequence[Question], name: str) -> list[Group]:
     """Sample one group for each question, of the profile's size and cap, at temperature 1: all that the model may say.
 
     Args:

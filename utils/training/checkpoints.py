@@ -27,6 +27,8 @@ from transformers import TrainerCallback
 from utils.files import differences, sha256, write_json
 
 MANIFEST = "complete.json"
+RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
+KEEP = 2  # checkpoints in the mirror
 
 
 def write_manifest(checkpoint: Path, settings: dict[str, Any]) -> None:
@@ -110,9 +112,6 @@ def complete_checkpoints(run: str | Path, notify: Callable[[str], None] = print)
 
 
 # ---------------------------------------------------------------------------------------------------------- the mirror
-
-RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
-KEEP = 2  # checkpoints in the mirror
 
 
 class Mirror(TrainerCallback):

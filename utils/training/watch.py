@@ -1,6 +1,6 @@
 """Watch a run: a live table, alarms while it trains, and "why is my loss 0" answered with the run's own numbers.
 
-Everything here reads records of log.jsonl and nothing else, so it works on a finished run as on a running one. TRL's
+What judges a run reads records of log.jsonl and nothing else, so it works on a finished run as on a running one. TRL's
 own table has the step and a loss that is zero by construction; `LiveTable` tells whether anything is learnt.
 """
 
@@ -40,6 +40,17 @@ SHARES = (
 )
 SETTLING = 10  # first steps, in which the loss scaler of float16 tries its scale and skips what overflows ...
 OVERFLOWS = 3  # ... so that only this many steps in a row without a finite gradient are an alarm; later one is
+COLUMNS = {  # heading: TRL's metric
+    "reward": "reward",
+    "correct": "rewards/correctness_reward/mean",
+    "format": "rewards/format_reward/mean",
+    "strict": "rewards/strict_metric/mean",
+    "dead groups": "frac_reward_zero_std",
+    "tokens": "completions/mean_length",
+    "cut off": "completions/clipped_ratio",
+    "seconds": "step_time",
+}
+IN_PERCENT = ("correct", "format", "strict", "dead groups", "cut off")
 
 
 @dataclass(frozen=True)
@@ -212,20 +223,8 @@ class Alarms(TrainerCallback):
 
 # ------------------------------------------------------------------------------------------------------------ progress
 
-COLUMNS = {  # heading: TRL's metric
-    "reward": "reward",
-    "correct": "rewards/correctness_reward/mean",
-    "format": "rewards/format_reward/mean",
-    "strict": "rewards/strict_metric/mean",
-    "dead groups": "frac_reward_zero_std",
-    "tokens": "completions/mean_length",
-    "cut off": "completions/clipped_ratio",
-    "seconds": "step_time",
-}
-IN_PERCENT = ("correct", "format", "strict", "dead groups", "cut off")
 
-
-def cell(heading: str, line: dict[str, Any]) -> str:
+def log_cell(heading: str, line: dict[str, Any]) -> str:
     """One metric of a log line as the table shows it; "-" where it was not logged."""
     value = line.get(COLUMNS[heading])
     if value is None:
@@ -235,12 +234,12 @@ def cell(heading: str, line: dict[str, Any]) -> str:
     return f"{value:.0f}" if heading == "tokens" else f"{value:.2f}"
 
 
-def html_table(history: list[dict[str, Any]], steps: int, last: int = 8) -> str:
+def log_table(history: list[dict[str, Any]], steps: int, last: int = 8) -> str:
     """The last few log lines as an HTML table under a progress bar."""
     done = history[-1]["step"] if history else 0
     head = "".join(f"<th>{html.escape(h)}</th>" for h in ("step", *COLUMNS))
     rows = "".join(
-        f"<tr><td>{line['step']}</td>" + "".join(f"<td>{cell(h, line)}</td>" for h in COLUMNS) + "</tr>"
+        f"<tr><td>{line['step']}</td>" + "".join(f"<td>{log_cell(h, line)}</td>" for h in COLUMNS) + "</tr>"
         for line in history[-last:]
     )
     return (
@@ -294,7 +293,7 @@ class LiveTable(TrainerCallback):
         elif due:
             line = self.history[-1]
             print(
-                f"step {line['step']:4d}/{self.steps}  " + "  ".join(f"{h} {cell(h, line)}" for h in COLUMNS),
+                f"step {line['step']:4d}/{self.steps}  " + "  ".join(f"{h} {log_cell(h, line)}" for h in COLUMNS),
                 flush=True,
             )
 
@@ -307,7 +306,7 @@ class LiveTable(TrainerCallback):
     def _show(self, redraw: bool) -> None:
         from IPython.display import HTML, Image, display
 
-        table = HTML(html_table(self.history, self.steps))
+        table = HTML(log_table(self.history, self.steps))
         if self.handles is None:
             self.handles = display(table, display_id=True), display(HTML(""), display_id=True)
         else:

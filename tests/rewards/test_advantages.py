@@ -47,3 +47,9 @@ def test_the_project_rewards_in_order_of_merit():
     replies = [tidy.format(7), untidy.format(7), tidy.format(8), "I do not know."]
     best, right, wrong, none = group_advantages(total_reward(replies, gold=["7"] * 4), group_size=4)
     assert best > right > 0 > wrong > none
+
+
+def test_groups_without_spread_and_with_one_right_answer():
+    assert group_advantages([1.0, 1.0, 0.0, 0.0], group_size=2) == [0.0] * 4
+    one_right = group_advantages([1.0] + [0.0] * 7, group_size=8)
+    assert one_right[0] == pytest.approx(7 / 8**0.5, abs=2e-3) and sum(one_right) == pytest.approx(0)

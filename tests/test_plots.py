@@ -1,0 +1,31 @@
+"""What all pictures share: their bytes, and how a curve is smoothed."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.files import ROOT, read_jsonl
+from utils.plots import learning_curves, png, smooth
+
+HISTORY = read_jsonl(ROOT / "assets" / "runs" / "tiny" / "seed-0" / "log.jsonl")
+
+
+def test_a_picture_has_256_colours_and_the_same_bytes_each_time_and_looks_the_same():
+    one, other, third = (learning_curves(HISTORY) for _ in range(3))
+    small, whole = png(one), io.BytesIO()
+    third.savefig(whole, format="png", dpi=110, bbox_inches="tight")
+    assert small == png(other)
+    assert len(small) < 0.6 * len(whole.getvalue())
+    palette, plain = Image.open(io.BytesIO(small)), np.asarray(Image.open(whole).convert("RGB"), dtype=float)
+    assert palette.mode == "P" and not palette.info.keys() & {"Software", "Creation Time"}
+    distance = abs(np.asarray(palette.convert("RGB")) - plain).max(axis=2)
+    assert distance.max() < 16 and (distance > 2).mean() < 0.001
+
+
+@pytest.mark.parametrize("steps, window", [(40, 9), (160, 21)])
+def test_a_curve_is_smoothed_over_an_eighth_of_its_run_and_nine_steps_at_least(steps, window):
+    spike = [0.0] * steps
+    spike[steps // 2] = 1.0
+    assert [value for value in smooth(spike) if value] == [1 / window] * window
