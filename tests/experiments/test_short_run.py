@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from utils.evaluation.evaluate import evaluate, rates
 from utils.experiments import short_run
 from utils.rewards.bank import load_bank
 from utils.rewards.functions import REWARDS, format_reward
@@ -23,8 +24,23 @@ def test_a_short_run_reports_each_step_and_is_judged_by_strict_accuracy(short):
     run = short_run.short_run({format_reward: 1.0}, lambda history, steps: seen.append((len(history), steps)))
     assert seen == [(1, 2), (2, 2)] and len(run.history) == 2
     assert all("rewards/strict_metric/mean" in line for line in run.history)
-    for rates in (run.before, run.after):
-        assert rates["strict"]["n"] == 8 and 0 <= rates["strict"]["low"] <= rates["strict"]["rate"] <= 1
+    for strict in (run.before["strict"], run.after["strict"]):
+        assert strict["n"] == 8 and 0 <= strict["low"] <= strict["rate"] <= 1
+
+
+@pytest.mark.slow
+def test_the_rates_after_are_those_of_the_model_that_was_trained(short, monkeypatch):
+    asked = []
+
+    def watched(policy, questions):
+        verdicts = evaluate(policy, questions)
+        asked.append((hasattr(policy.model, "peft_config"), rates(verdicts)))
+        return verdicts
+
+    monkeypatch.setattr(short_run, "evaluate", watched)
+    run = short_run.short_run(REWARDS, lambda history, steps: None)
+    assert asked[-1] == (True, run.after), "the adapter's answers, asked last"
+    assert all(found == run.before for trained, found in asked if not trained)
 
 
 @pytest.mark.slow

@@ -165,6 +165,23 @@ def test_what_if_trains_both_and_shows_curves_and_verdict(lab, monkeypatch):
     assert lab._default_run is default, "the default run depends on nothing that the sliders change"
 
 
+def test_the_verdict_has_the_rates_before_and_after_each_run_in_their_places(bank):
+    """Runs with rates that tell them apart; what real ones give may be alike after a few steps."""
+
+    def at(rate):
+        found = {"rate": rate, "low": rate - 0.05, "high": rate + 0.05, "n": 200}
+        return {name: found for name in ("strict", "lenient", "format")}
+
+    left = [short_run.Run([], at(0.6), at(0.8)), short_run.Run([], at(0.6), at(0.3))]
+    asked = []
+    lab = RewardLab(bank, short_run=lambda rewards, on_step, stopped: asked.append(rewards) or left.pop(0))
+    lab.sliders["format_reward"].value = 0.0
+    lab.train.click()
+    lab.training.join(timeout=60)
+    assert asked == [REWARDS, lab.rewards] and lab.rewards != REWARDS
+    assert lab.verdict.value == verdict_table({"before": at(0.6), "default": at(0.8), "yours": at(0.3)})
+
+
 def test_without_a_short_run_there_is_no_button_for_it(bank, lab):
     def buttons(box):
         return [child for child in box.children if hasattr(child, "children") for child in (child, *buttons(child))]
