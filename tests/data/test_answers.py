@@ -14,15 +14,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from utils.data.answers import (
-    MAX_LENGTH,
-    Completion,
-    extract_answer,
-    gold_answer,
-    is_correct,
-    parse_completion,
-    to_number,
-)
+from utils.data.answers import Completion, extract_answer, gold_answer, is_correct, parse_completion
+from utils.data.numbers import MAX_LENGTH, to_number
 
 HALF = Fraction(1, 2)
 
@@ -216,7 +209,35 @@ NUMBERS = [
     (r"\textbf{42}", 42, "bold"),
     (r"\left(42\right)", 42, "brackets"),
     (r"42\ \mathrm{kg}", 42, "unit"),
+    # quantities in words
+    ("2 and a half hours", Fraction(5, 2), "mixed, in words"),
+    ("3 and a quarter", Fraction(13, 4), "the same"),
+    ("18 and three quarters", Fraction(75, 4), "the same"),
+    ("2 and two thirds cups", Fraction(8, 3), "the same"),
+    ("3-and-a-half", Fraction(7, 2), "with hyphens"),
+    ("2 & a half", Fraction(5, 2), "with an ampersand"),
+    ("**2 and a half**", Fraction(5, 2), "bold"),
+    ("-2 and a half", Fraction(-5, 2), "the sign is the whole number's"),
+    ("2 hours and a half", Fraction(5, 2), "the unit between"),
+    ("1 and a half million", 1_500_000, "with a scale word"),
+    ("2 thirds", Fraction(2, 3), "a fraction in words"),
+    ("1 half", HALF, "the same"),
+    ("3 quarters", 3, "coins, for all we know"),
+    ("18 two-dollar bills", 18, "the kind of thing is not a second number"),
+    ("18 eggs for two people", 18, "nor is whom it is for"),
+    ("It adds up to 18", 18, "no bound"),
+    # mixed numbers, with something invisible between
+    (r"1\!\frac{1}{2}", Fraction(3, 2), "LaTeX negative space"),
+    (r"1\!\! \frac12", Fraction(3, 2), "two of them"),
+    (r"1\!½", Fraction(3, 2), "before a vulgar fraction"),
+    ("1\u200b½", Fraction(3, 2), "zero-width space"),
+    ("1\u2060\\frac{1}{2}", Fraction(3, 2), "word joiner"),
+    # references
+    ("18 by equation (2)", 18, "the number of an equation is none"),
+    ("18, see step 3", 18, "nor that of a step"),
+    (r"18 \tag{2}", 18, "nor a LaTeX tag"),
     # equations
+    ("=> 42", 42, "an arrow"),
     ("3 + 4 = 7", 7, "the value after ="),
     ("3+4=7 apples", 7, "with a unit"),
     ("$3 + $4 = $7", 7, "with currency"),
@@ -307,6 +328,41 @@ NOT_NUMBERS = [
     (r"0.\overline{3}", "a repeating decimal is not 0 and not 3"),
     ("0x1F", "hexadecimal"),
     ("5 10/2", "no mixed number"),
+    # quantities in words
+    ("2 hours and thirty minutes", "two amounts"),
+    ("2 hours thirty minutes", "two amounts"),
+    ("5 dollars and fifty cents", "two amounts"),
+    ("18 point five", "not 18"),
+    ("18 thousand five hundred", "not 18,000"),
+    ("half of 36", "a sum left to do"),
+    ("a quarter of 36", "the same"),
+    ("twice 18", "the same"),
+    ("double 18", "the same"),
+    ("18 squared", "the same"),
+    ("18 plus two", "the same"),
+    ("18 times two", "the same"),
+    ("18 divided by two", "the same"),
+    ("the square root of 16", "the same"),
+    ("2.5 and a half", "no mixed number"),
+    # bounds and denials
+    ("> 18", "a bound"),
+    ("<18", "a bound"),
+    ("x >= 18", "a bound"),
+    ("x <= 18", "a bound"),
+    ("x != 18", "a denial"),
+    ("at least 18", "a bound"),
+    ("more than 18 eggs", "a bound"),
+    ("up to 18", "a bound"),
+    ("over 18", "a bound"),
+    ("18 or more", "a bound"),
+    ("18+", "a bound"),
+    ("not 18", "a denial"),
+    ("It isn't 18", "a denial"),
+    ("not equal to 18", "a denial"),
+    # references
+    ("Step 4", "the number of a step"),
+    ("equation (2)", "the number of an equation"),
+    ("steps 2 and 3", "the numbers of steps"),
     # sums left to do
     ("10 - 5", "difference"),
     ("5 - 5", "difference of equals"),
@@ -408,9 +464,6 @@ WELL_FORMED = [
     ("<reasoning>a</reasoning><answer>42</answer>", "a", "42", "the shortest"),
     ("<reasoning>\na\nb\n</reasoning>\n\n<answer>\n42\n</answer>\n", "a\nb", "42", "white space between and around"),
     ("\u00a0 <reasoning>a</reasoning>\t<answer>42</answer>\u2003", "a", "42", "unusual white space"),
-    ("<reasoning></reasoning><answer>42</answer>", "", "42", "blank reasoning is the rewards' business"),
-    ("<reasoning>a</reasoning><answer></answer>", "a", None, "blank answer: the layout holds, the answer is absent"),
-    ("<reasoning>a</reasoning><answer> \n </answer>", "a", None, "blank answer"),
     (
         "<reasoning>a < b, <b>c</b> <<1+1=2>></reasoning><answer>42</answer>",
         "a < b, <b>c</b> <<1+1=2>>",
@@ -423,6 +476,10 @@ WELL_FORMED = [
 MALFORMED = [
     ("", None, None, "empty"),
     ("42", None, None, "bare"),
+    ("<reasoning></reasoning><answer>42</answer>", None, "42", "reasoning that holds nothing"),
+    ("<reasoning> \n </reasoning><answer>42</answer>", None, "42", "the same"),
+    ("<reasoning>a</reasoning><answer></answer>", "a", None, "an answer that holds nothing"),
+    ("<reasoning>a</reasoning><answer> \n </answer>", "a", None, "the same"),
     ("<answer>42</answer>", None, "42", "no reasoning"),
     ("<reasoning>a</reasoning>", "a", None, "no answer"),
     ("<reasoning>a</reasoning><answer>42", "a", None, "answer not closed (token cap)"),
@@ -483,16 +540,13 @@ STATED = [
     ("<answer>42<answer>", "42", "closed with the wrong tag"),
     ("<answer>42</reasoning>", "42", "closed with the wrong tag"),
     ("<answer>41</answer><answer>42</answer>", "42", "repeated: the last"),
-    ("<answer>42</answer><answer></answer>", "42", "a blank tag states nothing"),
-    ("It is 42. <answer></answer>", "42", "a blank tag states nothing"),
-    ("It is 42. <answer>", "42", "a blank tag states nothing"),
-    (completion("", "That makes 42."), "42", "a blank tag states nothing, well formed or not"),
     ("<answer><answer>42</answer></answer> 7", "42", "nested"),
     ("<Answer>42</Answer> of 7", "42", "capitals"),
     ("<ANSWER>42</ANSWER> of 7", "42", "capitals"),
     ("<answer >42</answer > of 7", "42", "a space in the tag"),
     ('<answer type="number">42</answer> of 7', "42", "an attribute"),
     ("<answer>42<|im_end|>", "42<|im_end|>", "a special token instead of the closing tag"),
+    ("<answer></answer> So the answer is 42.", "42", "left empty, and then said"),
     ("<answers>7</answers> 42", "42", "another tag"),
     ("<answer>42 is the answer</answer> 7", "42 is the answer", "a cue without a verb ends nothing"),
     ("<answer>The answer is 42 eggs</answer> 7", "42 eggs", "a statement in a statement"),
@@ -504,8 +558,6 @@ STATED = [
     (r"\boxed {42} of 7", "42", "a space before the brace"),
     (r"\boxed{42", "42", "not closed"),
     (r"\boxed{41} or \boxed{42}", "42", "the last"),
-    (r"It is 42. \boxed{}", "42", "a blank box states nothing"),
-    (r"\boxed{42}. Remember to use \boxed{}.", "42", "a blank box states nothing"),
     (r"$\boxed{42}$ percent of 7", "42", "a unit after the box"),
     (r"\boxed 42 eggs", "42", "no braces: the last number"),
     # hashes
@@ -556,7 +608,6 @@ STATED = [
     ("There are 41, no: 42 left", "42", "last number"),
     ("She has 1,234 eggs.", "1,234", "as written"),
     ("She paid -$5", "-$5", "with its sign"),
-    ("10 - 5", "5", "an operator is no sign"),
     ("He bought 5 1000-piece puzzles", "1000", "no separator of thousands"),
     ("- 41 eggs.\n- 42 pears.", "42", "nor is a bullet"),
     ("it takes 1 1/2 hours.", "1 1/2", "mixed"),
@@ -567,7 +618,57 @@ STATED = [
     ("It is 42." + " blah" * 100_000, "42", "far from the end"),
     ("1 " * 250_000 + "42", "42", "after many"),
     ("(42)", "42", "bare"),
+    # but no marker of a list, a step or a place
+    ("1. 16 - 7 = 42.\n2. Multiply by the price.\n3. **Calculate the", "42", "cut off in the third item"),
+    ("The answer is 42. So 7 are left.", "42", "no list"),
+    ("Answer: 42. So 7 are left.", "42", "no list"),
+    ("The answer is 1. So there are 42.", "1", "no list, though it could begin one"),
+    ("Answer:\n1. 42", "42", "the answer is in the list"),
+    ("**Answer:**\n\n**1.** 42", "42", "the same, bold"),
+    ("Answer:\n1. A pack has 4.\n2. So 3 * 14 = 42.", "42", "the same"),
+    ("42\n\n### Step 4: Verify", "42", "a heading"),
+    ("It is 42.\n**3.** Then", "42", "bold"),
+    ("It is 42.\n3) Then", "42", "a bracket"),
+    ("(1) Add.\n(2) 40 + 2 = 42\n(3)", "42", "at the very end, after two others"),
+    ("- 1. Add.\n- 2. 40 + 2 = 42\n- 3.", "42", "in bullets"),
+    ("9. Add.\n10. It is 42.\n11. Then", "42", "of two digits"),
+    ("40 + 2 = 42\n2.1. Next", "42", "nested"),
+    ("It is\n42. That is all.", "42", "no marker: no list comes so far"),
+    ("It is\n42.", "42", "nor at the end"),
+    ("1\ufe0f\u20e3 It is 42 2\ufe0f\u20e3 then", "42", "as an emoji"),
+    ("So x = 42 by equation (2).", "42", "a reference"),
+    ("It is 42, as step 3 says", "42", "the same"),
+    ("It is 42 (see steps 1, 2 and 3).", "42", "to several"),
+    ("x + y = 42 \\tag{7}", "42", "a LaTeX tag"),
+    ("In that case 42 are left", "42", "no reference"),
+    ("He works 8 hours 42 days a year", "42", "not one amount"),
+    ("it takes 2 and a half hours", "2 1/2", "in figures"),
+    ("It adds up to 42", "42", "no bound"),
+    ("16 - 7 = 9 and 9 - -33 = 42", "42", "after ="),
     # none
+    ("<answer>42</answer><answer></answer>", None, "left empty: no answer"),
+    ("It is 42. <answer></answer>", None, "the same"),
+    ("It is 42. <answer> \n </answer>", None, "the same"),
+    ("It is 42. <answer>", None, "the same"),
+    (completion("", "That makes 42."), None, "the same"),
+    (r"It is 42. \boxed{}", None, "a box, the same"),
+    ("10 - 42", None, "a difference left to do"),
+    ("It arrives at 3:42.", None, "a time"),
+    ("18-42 days.", None, "a range"),
+    ("18 to 42 days.", None, "a range"),
+    ("between 18 and 42 days.", None, "a range"),
+    ("the ratio is 3:42", None, "a ratio"),
+    ("5 out of 42", None, "a ratio"),
+    ("x = 3 or x = 42", None, "a choice"),
+    ("3 eggs or 42 eggs", None, "a choice"),
+    ("Answer:\n1. 41\n2. 42", None, "two answers"),
+    ("It takes 2 hours and 42 minutes.", None, "part of an amount"),
+    ("It takes 2 hours and thirty minutes.", None, "part of an amount"),
+    ("so half of 42", None, "a sum left to do"),
+    ("She needs at least 42.", None, "a bound"),
+    ("It is not 42.", None, "a denial"),
+    ("The answer is not 42.", None, "a denial"),
+    ("The answer cannot be 42.", None, "a denial"),
     ("", None, "empty"),
     ("no number here", None, "no number"),
     ("7 <answer>unknown</answer>", None, "the tag was used, and states no number: nothing else is guessed"),
@@ -593,6 +694,24 @@ def test_lenient_takes_the_last_statement(text, stated, reason):
     assert extract_answer(text) is None, "none of these has the layout and a number in its place"
     gold = "42" if stated is None else stated
     assert is_correct(text, gold, "lenient") is (stated is not None)
+
+
+CUT_OFF = [
+    ("It is 42 eg", None, "a mere last number"),
+    ("The answer is 42 eg", "42 eg", "stated"),
+    ("<answer>42</answer> and", "42", "stated"),
+    (r"\boxed{42} eggs", "42", "stated"),
+    ("The answer is 42", "42", "stated"),
+    ("<answer>42", "42", "stated"),
+    ("6 * 7 = 42", None, "a mere last number, of an equation"),
+    (completion("42"), "42", "cut off where it would have ended"),
+]
+
+
+@pytest.mark.parametrize(("text", "stated", "reason"), CUT_OFF, ids=map(label, CUT_OFF))
+def test_what_was_cut_off_has_no_answer_but_a_stated_one(text, stated, reason):
+    assert extract_answer(text, "lenient", truncated=True) == stated
+    assert is_correct(text, "42", "lenient", truncated=True) is (stated is not None)
 
 
 def test_statements_without_end_are_passed_over():
@@ -657,7 +776,7 @@ def test_half_a_million_characters_take_linear_time(unit):
         start = time.process_time()
         is_correct(text, "42"), is_correct(text, "42", "lenient"), to_number(text)
         assert time.process_time() - start < 1, "usual is 0.03 s; a second means that some step is quadratic"
-    if "reasoning>" not in unit and "answer>" not in unit:
+    if unit.strip("\t\r\n\u00a0 ") and "reasoning>" not in unit and "answer>" not in unit:
         assert is_correct(heavy[2], "42")
 
 
@@ -726,9 +845,8 @@ def test_what_strict_accepts_lenient_accepts(text):
 @given(st.text(), st.text())
 def test_a_layout_without_stray_tags_is_taken_apart_again(reasoning, answer):
     assume("<" not in reasoning + answer)
-    assert parse_completion(completion(answer, reasoning)) == Completion(
-        reasoning.strip(), answer.strip() or None, True
-    )
+    parts = reasoning.strip() or None, answer.strip() or None
+    assert parse_completion(completion(answer, reasoning)) == Completion(*parts, well_formed=all(parts))
 
 
 OTHER_NUMBERS = st.one_of(

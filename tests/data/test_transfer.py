@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.answers import is_correct, to_number
+from utils.data.answers import is_correct
 from utils.data.audit import (
     WRONG_LABELS,
     _alike,
@@ -28,6 +28,7 @@ from utils.data.audit import (
     without_wrong_labels,
     wrong_label,
 )
+from utils.data.numbers import to_number
 from utils.data.questions import (
     GSM_SYMBOLIC_PIN,
     GSM_SYMBOLIC_SIZE,

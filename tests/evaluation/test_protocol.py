@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from utils.data.answers import RULES
 from utils.data.questions import Question, load_questions, read_questions
 from utils.evaluation.protocol import Protocol, dataset_name, protocol_of, quantisation, require_same, revision
 from utils.files import ROOT
@@ -24,7 +25,7 @@ def test_what_it_says_of_the_tiny_model(policy):
     protocol = protocol_of(policy, QUESTIONS)
     assert (protocol.engine, protocol.dtype, protocol.quantisation) == ("transformers", "float32", "none")
     assert (protocol.decoding, protocol.token_cap, protocol.seed) == ("greedy", 96, None)
-    assert (protocol.dataset, protocol.rules) == ("tiny test", "1")
+    assert (protocol.dataset, protocol.rules) == ("tiny test", RULES)
     assert "<reasoning>" in protocol.system_prompt and len(protocol.template) == len(protocol.revision) == 64
     assert len(protocol.hash) == 12 and protocol == protocol_of(policy, QUESTIONS)
 
@@ -57,7 +58,7 @@ def test_all_differing_fields_are_named(policy):
     [
         ("system_prompt", lambda policy, patch: patch.setattr("utils.data.questions.SYSTEM_PROMPT", "Be brief.")),
         ("template", lambda policy, patch: patch.setattr(policy.tokenizer, "chat_template", "{{ messages }}")),
-        ("rules", lambda policy, patch: patch.setattr("utils.evaluation.protocol.RULES", "2")),
+        ("rules", lambda policy, patch: patch.setattr("utils.evaluation.protocol.RULES", "new")),
         (
             "token_cap",
             lambda policy, patch: patch.setattr(policy, "profile", policy.profile.replace(max_completion_tokens=9)),

@@ -110,7 +110,7 @@ def test_a_file_exported_earlier_is_told_the_new_imports(tmp_path, lines):
     for line in (
         "from utils.rewards.functions import correctness_reward",
         "from utils.rewards.functions import on_text",
-        "from utils.data.answers import to_number",
+        "from utils.data.numbers import to_number",
     ):
         assert line in str(told.value)
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from utils.data.answers import to_number
+from utils.data.numbers import to_number
 from utils.data.questions import Question
 
 GRAM = 5  # words

@@ -36,7 +36,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from utils.data.answers import extract_answer, is_correct, parse_completion, to_number
+from utils.data.answers import extract_answer, is_correct, parse_completion
+from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation.equations import Equation, equations
 from utils.evaluation.evaluate import Verdict, pairs_of
@@ -93,12 +94,12 @@ def why(completion: str, gold: str, solution: str | None = None, truncated: bool
     Raises:
         ValueError: the gold is not a number. No completion raises.
     """
-    if is_correct(completion, gold, "lenient"):
+    if is_correct(completion, gold, "lenient", truncated):
         return Finding("no tag")
     in_tag = parse_completion(completion).answer
     if truncated and in_tag is None:
         return Finding("truncated")
-    stated = to_number(extract_answer(completion, "lenient"))
+    stated = to_number(extract_answer(completion, "lenient", truncated))
     if stated is None:
         return Finding("unparsable" if in_tag or re.search(r"\d", completion) else "no answer")
     steps = equations(completion)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.data.answers import extract_answer, is_correct, to_number
+from utils.data.answers import extract_answer, is_correct
+from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation import protocol
 from utils.evaluation.protocol import Protocol, require_same
@@ -99,6 +100,7 @@ def judge(question: Question, sample: Sample) -> Verdict:
     Raises:
         ValueError: the gold is not a number.
     """
+    cut = bool(sample.truncated)
     return Verdict(
         question.id,
         question.question,
@@ -106,10 +108,10 @@ def judge(question: Question, sample: Sample) -> Verdict:
         sample.text,
         sample.tokens,
         strict=is_correct(sample.text, question.gold, mode="strict"),
-        lenient=is_correct(sample.text, question.gold, mode="lenient"),
+        lenient=is_correct(sample.text, question.gold, mode="lenient", truncated=cut),
         format=format_reward([sample.text])[0] == 1.0,
         truncated=sample.truncated,
-        no_answer=extract_answer(sample.text, mode="lenient") is None,
+        no_answer=extract_answer(sample.text, mode="lenient", truncated=cut) is None,
     )
 
 

@@ -30,7 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.data.answers import extract_answer, to_number
+from utils.data.answers import extract_answer
+from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation.protocol import ANSWERS, Answer, append, begin, header_of, read_answers
 from utils.model.policy import Policy, generate

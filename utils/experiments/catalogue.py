@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.data.answers import extract_answer, to_number
+from utils.data.answers import extract_answer
+from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation.evaluate import correct_counts
 from utils.experiments.findings import Row
