@@ -536,7 +536,7 @@ class Engine:
                 do_sample=False,
                 max_new_tokens=sampling_params.max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=sampling_params.stop_token_ids,
             )
             ids = tuple(rows[0, inputs["input_ids"].shape[1] :].tolist())  # with the end mark, as vLLM gives them
             outputs.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)] * sampling_params.n))

@@ -1,16 +1,20 @@
 """Loading: the embedded model as shipped, adapters good and bad, and the ladder of engines."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 
 from utils.data.questions import Question, load_questions
 from utils.evaluation.evaluate import correct_counts, judge
-from utils.files import ROOT
+from utils.files import ROOT, read_jsonl
 from utils.model import policy as policies
-from utils.model.policy import Sample, add_lora, check_adapter, generate, load_policy
+from utils.model.policy import Sample, add_lora, check_adapter, end_tokens, generate, load_policy
 from utils.model.profiles import PROFILES, get_profile
+from utils.rewards.functions import correctness_reward
+from utils.training.grpo import build_trainer
 
 TINY = get_profile("tiny")
 
@@ -112,3 +116,74 @@ def test_sampling_differs_within_a_group_and_is_counted(policy):
     torch.manual_seed(0)
     counts = correct_counts(policy, questions, n=6)
     assert counts == [sum(judge(q, s).strict for s in g) for q, g in zip(questions, groups, strict=True)]
+
+
+# ------------------------------------------------------------------------------------- several end tokens
+
+FEW = load_questions("tiny", "test")[:12]
+
+
+@pytest.fixture(scope="module")
+def two_ends(tmp_path_factory):
+    """The embedded model, declaring a second end token, as Qwen does: here a word with which some reasoning begins."""
+    folder = shutil.copytree(ROOT / "assets" / "tiny_model", tmp_path_factory.mktemp("two") / "ends")
+    tokenizer = load_policy(TINY).tokenizer
+    config = json.loads((folder / "generation_config.json").read_text())
+    config["eos_token_id"] = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("Let")]
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return load_policy(TINY.replace(model=str(folder)))
+
+
+def cut(sample):
+    """What a sample of the model with one end token becomes when "Let" ends it, too."""
+    before, found, _ = sample.text.partition("Let")
+    return (before, 2) if found else (sample.text, sample.tokens)
+
+
+@pytest.mark.parametrize("loop", [True, False], ids=["our loop", "model.generate"])
+def test_every_declared_end_token_ends_a_completion_inside_a_batch(two_ends, monkeypatch, loop):
+    expected = [cut(sample) for [sample] in generate(load_policy(TINY), FEW)]
+    assert len({tokens for _, tokens in expected}) > 3, "some should end early, others not"
+    monkeypatch.setattr("utils.model.decoding.suits", lambda model: loop)
+    found = [sample for [sample] in generate(two_ends, FEW)]
+    assert [(sample.text, sample.tokens) for sample in found] == expected
+    assert not any(sample.truncated for sample in found)
+
+
+def test_a_cap_that_is_reached_with_an_end_token_cuts_nothing_off(two_ends):
+    short = dataclasses.replace(two_ends, profile=two_ends.profile.replace(max_completion_tokens=3))
+    found = [sample for [sample] in generate(short, FEW)]
+    assert [s.truncated for s in found] == [not s.text.endswith("<reasoning>\n") for s in found]
+    assert {s.truncated for s in found} == {True, False}
+
+
+def test_end_tokens_are_those_of_tokenizer_and_model_each_once(two_ends):
+    first, second = two_ends.model.generation_config.eos_token_id
+    assert end_tokens(two_ends.model, two_ends.tokenizer) == [first, second]
+    plain = load_policy(TINY)
+    assert end_tokens(plain.model, plain.tokenizer) == [first]
+    plain.model.config.eos_token_id = 7
+    assert end_tokens(plain.model, plain.tokenizer) == [first, 7]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", [True, False], ids=["our loop", "model.generate"])
+def test_training_ends_completions_at_every_end_token(two_ends, tmp_path, monkeypatch, loop):
+    """TRL looks for the tokenizer's end token alone: it would train on what stands behind the other one."""
+    monkeypatch.setattr("utils.model.decoding.suits", lambda model: loop)
+    profile = TINY.replace(model=two_ends.profile.model, steps=1, max_completion_tokens=96)
+    trainer = build_trainer(load_policy(profile), FEW, tmp_path, rewards={correctness_reward: 1.0})
+    seen = []
+    generated = trainer._generate_and_score_completions
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", lambda x: (seen.append(generated(x)), seen[0])[1])
+    trainer.train()
+    ends = set(end_tokens(two_ends.model, two_ends.tokenizer))
+    batch = seen[0]
+    rows = [
+        ids[mask.bool()].tolist() for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+    ]
+    assert all(row[-1] in ends and not ends & set(row[:-1]) for row in rows)
+    assert len({row[-1] for row in rows}) == 2, "both should have ended some"
+    (line,) = read_jsonl(tmp_path / "log.jsonl")
+    assert line["completions/clipped_ratio"] == 0
+    assert line["completions/mean_length"] == sum(map(len, rows)) / len(rows)

@@ -16,7 +16,7 @@ same to float rounding (tests/model/test_prompt_sharing.py), so TRL's loss, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from torch.nn.utils.rnn import pad_sequence
 
 LARGEST = 50_000_000  # parameters; a larger model spends its time on arithmetic, and fused weights are a second copy
+NOT_WRITTEN = -1
 LEAVE = 0.85  # the batch is packed anew when less than this share of it is still going
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -164,7 +165,7 @@ def decode(
     prompt_of: Tensor,
     cap: int,
     temperature: float,
-    end_token: int,
+    end_token: int | Sequence[int],
 ) -> list[list[int]]:
     """Sample completions of P prompts, or decode greedily.
 
@@ -174,7 +175,7 @@ def decode(
         prompt_of: (B,), the prompt of each completion: [0, 0, 1, 1] asks for two completions of each of two prompts.
         cap: tokens a completion may have.
         temperature: 0 is greedy; otherwise every token may come, with the probability the model gives it.
-        end_token: ends a completion, and stands in it.
+        end_token: ends a completion, and stands in it; a model may declare several.
     Returns:
         B lists of token ids.
     """
@@ -184,11 +185,11 @@ def decode(
     logits = network.logits(input_ids, cos[positions], sin[positions], cache.read_prompts)[prompt_of]
     position = attention_mask.sum(1)[prompt_of]
     rows, going = torch.arange(len(prompt_of)), torch.ones(len(prompt_of), dtype=torch.bool)
-    written = torch.full((len(prompt_of), cap), end_token)
+    ends, written = torch.tensor(end_token).view(-1), torch.full((len(prompt_of), cap), NOT_WRITTEN)
     for t in range(cap):
         token = _pick(logits, temperature)
         written[rows[going], t] = token[going]
-        going &= token != end_token
+        going &= ~torch.isin(token, ends)
         left = int(going.sum())
         if left == 0:
             break
@@ -197,7 +198,7 @@ def decode(
             rows, token, position, going = rows[going], token[going], position[going], going[going]
         logits = network.logits(token[:, None], cos[position][:, None], sin[position][:, None], cache.add_token)
         cache.end, position = cache.end + 1, position + 1
-    lengths = (written != end_token).sum(1) + 1
+    lengths = (written != NOT_WRITTEN).sum(1)
     return [row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)]
 
 

@@ -285,11 +285,11 @@ def _generate_batch(policy: Policy, prompts: list[str], temperature: float, n: i
             prompt_of=prompt_of,
             cap=cap,
             temperature=temperature,
-            end_token=tokenizer.eos_token_id,
+            end_token=end_tokens(policy.model, tokenizer),
         )
     else:
         rows = _model_generate(policy, inputs, temperature, n)
-    samples = [_sample(tokenizer, row, cap) for row in rows]
+    samples = [_sample(policy, row) for row in rows]
     return [samples[i : i + n] for i in range(0, len(samples), n)]
 
 
@@ -308,17 +308,29 @@ def _model_generate(policy: Policy, inputs: Any, temperature: float, n: int) -> 
             num_return_sequences=n,
             repetition_penalty=1.0,
             pad_token_id=policy.tokenizer.pad_token_id,
-            eos_token_id=policy.tokenizer.eos_token_id,
+            eos_token_id=end_tokens(policy.model, policy.tokenizer),
             **how,
         )
     return output[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-def _sample(tokenizer: Any, ids: list[int], cap: int) -> Sample:
-    ended = tokenizer.eos_token_id in ids
-    if ended:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-    return Sample(tokenizer.decode(ids, skip_special_tokens=True), len(ids), truncated=not ended and len(ids) >= cap)
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a completion: the tokenizer's own, then what the model declares; Qwen declares two."""
+    configs = (getattr(model, name, None) for name in ("generation_config", "config"))
+    declared = [getattr(config, "eos_token_id", None) for config in configs]
+    each = [tokenizer.eos_token_id, *(i for ids in declared for i in (ids if isinstance(ids, list) else [ids]))]
+    return list(dict.fromkeys(i for i in each if i is not None))
+
+
+def until_end(ids: Sequence[int], ends: Collection[int]) -> int:
+    """How many tokens stand before the first that ends a completion; all, where none does."""
+    return next((i for i, token in enumerate(ids) if token in ends), len(ids))
+
+
+def _sample(policy: Policy, ids: Sequence[int]) -> Sample:
+    length = until_end(ids, end_tokens(policy.model, policy.tokenizer))
+    text = policy.tokenizer.decode(ids[:length], skip_special_tokens=True)
+    return Sample(text, length, truncated=length == len(ids) >= policy.profile.max_completion_tokens)
 
 
 def _vllm(policy: Policy) -> Callable[[Policy, list[str], float, int], list[list[Sample]]]:
@@ -326,11 +338,11 @@ def _vllm(policy: Policy) -> Callable[[Policy, list[str], float, int], list[list
     from vllm import SamplingParams
 
     lora = policy.model.load_lora(str(policy.adapter)) if policy.adapter else None
-    cap = policy.profile.max_completion_tokens
+    cap, ends = policy.profile.max_completion_tokens, end_tokens(policy.model, policy.tokenizer)
 
     def answer(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
-        how = SamplingParams(n=n, temperature=temperature, max_tokens=cap)
+        how = SamplingParams(n=n, temperature=temperature, max_tokens=cap, stop_token_ids=ends)
         outputs = policy.model.fast_generate(prompts, sampling_params=how, lora_request=lora, use_tqdm=False)
-        return [[_sample(policy.tokenizer, list(o.token_ids), cap) for o in output.outputs] for output in outputs]
+        return [[_sample(policy, o.token_ids) for o in output.outputs] for output in outputs]
 
     return answer

@@ -20,7 +20,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from utils.data.questions import Question, chat_prompt, load_questions, within_budget
 from utils.files import differences, portable, read_jsonl, write_json, write_jsonl
 from utils.model.decoding import share_prompts
-from utils.model.policy import Policy, add_lora, check_adapter, load_policy
+from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, total_reward
 from utils.setup import versions
@@ -192,11 +192,12 @@ def build_trainer(
     set_seed(seed)
     model = policy.model if full_weights else add_lora(policy, seed)
     defaults = grpo_settings(profile, policy.engine, output, seed, list(rewards.values()) + [0.0])
-    config = build_config(defaults | (settings or {}))
-    from trl import GRPOTrainer
+    ends = end_tokens(policy.model, policy.tokenizer)
+    how = {"stop_token_ids" if defaults["use_vllm"] else "eos_token_id": ends}
+    config = build_config(defaults | {"generation_kwargs": how} | (settings or {}))
 
     recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size)
-    trainer = GRPOTrainer(
+    trainer = _trainer_class(ends)(
         model=model,
         args=config,
         processing_class=policy.tokenizer,
@@ -212,6 +213,30 @@ def build_trainer(
             if parameter.requires_grad:  # the float16 gradient scaler needs float32 adapters
                 parameter.data = parameter.data.float()
     return trainer
+
+
+def _trainer_class(ends: Collection[int]) -> type:
+    """TRL's trainer, which knows the tokenizer's end token, made to know every one that ends a completion."""
+    from trl import GRPOTrainer
+
+    class Trainer(GRPOTrainer):
+        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+            lengths = [until_end(each, ends) + 1 for each in ids]
+            cut = [
+                None if part is None else [e[:n] for e, n in zip(part, lengths, strict=True)]
+                for part in (ids, logprobs)
+            ]
+            return tuple(cut)
+
+        def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+            output = super()._generate(prompts)
+            cut_off = torch.tensor([float(ids[-1] not in ends) for ids in output[1]], device=self.accelerator.device)
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            metrics["completions/clipped_ratio"][-1] = self.accelerator.gather(cut_off).mean().item()
+            return output
+
+    return Trainer
 
 
 # ------------------------------------------------------------------------------------------ recording
