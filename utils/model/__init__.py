@@ -1,6 +1,7 @@
 """The model, notebook 00: which one, in which precision, on which engine, and how it answers.
 
 profiles    the numbers of each kind of machine
+weights     do the weights in a folder land in the model?
 policy      load a model, put an adapter on it, ask it
 decoding    a short decoding loop for small models, prompts read once
 """

@@ -12,7 +12,6 @@ engine that loaded the policy, in batches, and gives one `Sample` a completion.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from utils.data.questions import Question, chat_prompt
 from utils.model.profiles import Profile
+from utils.model.weights import check_adapter_fits, check_model_folder, read_adapter
 
 ENGINES = ("unsloth+vllm", "unsloth", "transformers")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -51,12 +51,15 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
         adapter: a folder that `run.py train` or `save_adapter` wrote.
         notify: receives one sentence whenever an engine had to be given up for the next one.
     Raises:
-        FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model.
+        FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model; a model's folder
+            does not hold the weights that its configuration asks for.
         RuntimeError: the machine cannot run the profile, or no engine could load it.
     """
     profile.check_machine()
     if adapter is not None:
         check_adapter(adapter)
+    if Path(profile.model).is_dir():  # what comes from the hub is checked by its hashes
+        check_model_folder(Path(profile.model))
     loaders = _gpu_loaders() if profile.unsloth else {"transformers": _load_transformers}
     for engine, load in loaders.items():
         try:
@@ -86,7 +89,7 @@ def with_adapter(policy: Policy, folder: str | Path) -> Policy:
     Raises:
         FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model.
     """
-    folder, model = check_adapter(folder), policy.model
+    folder, model = check_adapter(folder, policy), policy.model
     try:
         if policy.engine == "transformers":
             from peft import PeftModel
@@ -102,31 +105,18 @@ def with_adapter(policy: Policy, folder: str | Path) -> Policy:
     return Policy(model, policy.tokenizer, policy.profile, policy.engine, folder)
 
 
-def check_adapter(folder: str | Path) -> Path:
-    """Return `folder` as a path if it holds a readable LoRA adapter.
+def check_adapter(folder: str | Path, policy: Policy | None = None) -> Path:
+    """Return `folder` as a path if it holds a plain LoRA adapter that is whole and, with a policy, lands in its model.
 
     Raises:
         FileNotFoundError: the folder or one of its two files is missing.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, a value is not finite, or it is not an adapter of the policy's model.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = Path(folder)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"no adapter in {folder}: {name} is missing; give the folder that training wrote, "
-                "e.g. runs/latest/adapter"
-            )
-    try:
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
-            for key in tensors.keys():
-                tensors.get_slice(key)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"the adapter in {folder} is damaged ({error}); train again or use an earlier checkpoint"
-        ) from error
+    if policy is None:
+        read_adapter(folder)
+    else:
+        check_adapter_fits(folder, policy.profile.model, policy.model.config)
     return folder
 
 

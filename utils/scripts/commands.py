@@ -246,8 +246,10 @@ def evaluate(args: Namespace) -> None:
     folders = {"base": output}
     if args.adapter:
         folders = {"base": Path(args.base) if args.base else output / "base", "trained": output}
-        check_adapter(args.adapter)  # this and what follows before minutes go into the base model
+        check_adapter(args.adapter)  # what can be found out before minutes go into the base model
     policy = load_policy(profile)
+    if args.adapter:
+        check_adapter(args.adapter, policy)
     if args.base:
         theirs = read_header(Path(args.base))["protocol"]
         if theirs is None:
