@@ -384,6 +384,8 @@ def _try(path: str | Path, pipe: Any) -> None:
     try:
         check_rewards(path, pipe.send)
         pipe.send(None)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # without a traceback beside the other process's words
     except Exception as error:
         error.add_note(traceback.format_exc())
         pipe.send(error)

@@ -146,7 +146,7 @@ def _numbers(name: str, values: Any, completions: Sequence[Any]) -> list[float]:
             wrong = f"more than {LARGEST:g} in size" if abs(found) < math.inf else "not a finite number"
             raise RewardProblem(
                 f"{name} returned {reprlib.repr(values[i])} for completion {i}, {wrong}: {shown(completions[i])}; "
-                "return a number for each, 0.0 where it does not apply"
+                "return a number for each, 0.0 where it does not apply, since a group's mean is of like things"
             )
     return paid
 

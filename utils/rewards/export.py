@@ -70,7 +70,8 @@ def _check_draft(draft: Path, rewards: dict[RewardFunction, float], bank: Bank) 
     try:
         found = total_reward(messages, check_rewards(draft), **bank.columns)
     except Exception as error:
-        raise CannotExport(f"the file does not work by itself ({type(error).__name__}: {error})") from error
+        said = str(error).removeprefix(f"{draft}: ")
+        raise CannotExport(f"the file does not work by itself ({type(error).__name__}: {said})") from error
     wanted = rescore(bank, list(rewards), list(rewards.values())).totals
     differing = sum(abs(a - b) > 1e-9 for a, b in zip(found, wanted, strict=True))
     if differing:

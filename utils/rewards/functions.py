@@ -151,7 +151,7 @@ def _executed(path: Path) -> ModuleType:
     module.__file__, sys.modules[module.__name__] = str(path), module
     try:
         with time_limit(LOAD_LIMIT_S):
-            exec(compile(path.read_bytes(), path, "exec"), vars(module))
+            exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     except KeyboardInterrupt:
         raise
     except TimeoutError:
@@ -159,7 +159,8 @@ def _executed(path: Path) -> ModuleType:
     except ImportError as error:
         if moved := _moved_imports(path):
             raise ImportError(f"{path} imports what has moved; write there: {'; '.join(moved)}") from error
-        raise type(error)(f"{path}: {told(error)}; install it, or do without it") from error
+        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+        raise kind(f"{path}: {told(error)}; install it, or do without it") from error
     except BaseException as error:
         mend = "take the exit out" if isinstance(error, SystemExit) else "a file of rewards must load without an error"
         if "unhashable" in str(error):

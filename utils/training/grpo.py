@@ -491,6 +491,6 @@ def train(
     """Load the base model of a profile, train it with GRPO and save the adapter: `run.py train` in one call."""
     policy = load_policy(profile)
     questions = training_questions(profile, policy.tokenizer)
-    callbacks = [LiveTable(profile.steps), Alarms(rewards)]
+    callbacks = [LiveTable(profile.steps, rewards=rewards), Alarms(rewards)]
     trainer = build_trainer(policy, questions, output, seed, rewards, callbacks)
     return run_training(trainer, resume, mirror)
