@@ -68,7 +68,6 @@ SAME_ON_RESUME = (
     "reward_weights",
     "seed",
 )
-RECORDER = "rollout recorder"  # among the names of rewards; no other can hold a space
 
 # ------------------------------------------------------------------------------------------- building
 
@@ -226,7 +225,7 @@ class RolloutRecorder:
     TRL asks it last, after all that are `recorded`.
     """
 
-    __name__ = RECORDER
+    __name__ = "(rollout_recorder)"  # which no other reward can be called
 
     def __init__(self, path: Path, rewards: dict[RewardFunction, float], group_size: int):
         self.path, self.rewards, self.group_size = path, rewards, group_size
@@ -268,7 +267,7 @@ class StepLog(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and "reward" in logs:
-            line = {k: v for k, v in logs.items() if RECORDER not in k}
+            line = {k: v for k, v in logs.items() if "rollout_recorder" not in k}
             _append(self.path, {"step": state.global_step, **line})
 
 
