@@ -63,7 +63,7 @@ DOES_NOT_LOAD = {  # name: (file, what is said)
     "a list": (weighing("[digits]"), r"must define REWARDS .*got \[<function"),
     "None": ("REWARDS = None", "must define REWARDS .*got None"),
     "a set": (weighing("{digits}"), "must define REWARDS"),
-    "names": (weighing("{'digits': 1.0}"), "'digits' in REWARDS is no function; write the name of one, without quotes"),
+    "names": (weighing("{'digits': 1.0}"), "'digits' in REWARDS is no function; name one, without quotes"),
     "turned round": (weighing("{1.0: digits}"), "1.0 in REWARDS is no function"),
     "a class": ("class Mine:\n    pass\nREWARDS = {Mine: 1.0}", r"Mine is a class; put an object .*: Mine\(…\)"),
     "a lambda": ("REWARDS = {lambda completions, **k: []: 1.0}", "<lambda>.* has no name of its own .* with def"),

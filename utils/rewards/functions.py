@@ -130,7 +130,7 @@ def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
         )
     for function, weight in rewards.items():
         if not callable(function):
-            raise ValueError(f"{path}: {function!r} in REWARDS is no function; write the name of one, without quotes")
+            raise ValueError(f"{path}: {reprlib.repr(function)} in REWARDS is no function; name one, without quotes")
         if isinstance(weight, bool) or not abs(number(weight)) <= LARGEST:
             raise ValueError(
                 f"{path}: the weight of {name_of(function)} is {reprlib.repr(weight)}; give a finite number, as 1.0"
