@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from utils.rewards.bench import RewardProblem, check_reward, time_limit
+from utils.rewards.bench import check_reward
+from utils.rewards.contract import RewardProblem, time_limit
 from utils.rewards.functions import REWARDS, columns, on_text
 
 TEXTS = ["The answer is 7.", "<answer>8</answer>", ""]
@@ -97,7 +98,7 @@ def backtracks(completions, **kwargs):
         (chance, "chance gave .* at first and .* when asked again in another order, for completion"),
         (by_place, "by_place gave 0 at first and 2 when asked again"),
         (lambda completions, **kwargs: [0.0] * 3, "has no name of its own .* write it with def"),
-        (functools.partial(endless, x=1), "has no name of its own"),
+        (functools.partial(too_few, x=1), "too_few returned 2 rewards for 3 completions"),
         (asks_for_answer, "missing a required argument: 'answer'"),
         (one_number, "one_number returned float, not a list"),
         (too_few, "returned 2 rewards for 3 completions"),

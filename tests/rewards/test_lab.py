@@ -1,5 +1,7 @@
 """The lab without a browser: sliders, texts and buttons as Python objects. test_lab_in_a_page.py drives it in one."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,22 @@ def test_numpy_floats_work_and_a_default_name_is_taken(lab, capsys):
         return [1.0 for _ in completions]
 
     assert "is the name of a default reward" in capsys.readouterr().out and lab.functions["format_reward"] in REWARDS
+
+
+def test_what_a_file_may_hold_the_lab_takes_too_and_refuses_what_it_may_not(lab, capsys):
+    def long(completions, by, **kwargs):
+        completions[:] = [text[:by] for text in completions]
+        return np.array([len(text) for text in completions])
+
+    def leaves(completions, **kwargs):
+        raise SystemExit
+
+    lab.reward(partial(long, by=9))
+    assert "long" in lab.sliders and set(lab.scores().parts["long"]) <= set(map(float, range(10)))
+    lab.reward(leaves)
+    lab.reward(lambda completions, **kwargs: [0.0 for _ in completions])
+    said = capsys.readouterr().out
+    assert "refused: leaves raised SystemExit" in said and "has no name of its own" in said and len(lab.sliders) == 5
 
 
 def test_a_text_of_ones_own_is_scored_as_it_is_typed(lab):

@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 from utils.files import ROOT, read_jsonl, write_jsonl
 from utils.model.profiles import get_profile
 from utils.rewards.functions import correctness_reward, format_reward, strict_metric
-from utils.training.watch import WINDOW, Alarms, Watch, alarms, panel, why_loss_is_zero
+from utils.training.watch import WINDOW, Alarms, LiveTable, Watch, alarms, panel, why_loss_is_zero
 
 LOGS = sorted((ROOT / "assets" / "runs" / "tiny").glob("*/log.jsonl"))
 
@@ -189,3 +189,17 @@ def test_panel_is_escaped_and_holds_the_alarms():
 def test_an_empty_history_is_refused():
     with pytest.raises(ValueError, match="history is empty"):
         why_loss_is_zero([])
+
+
+# ----------------------------------------------------------------------------------------- the table
+
+
+def test_only_our_own_rewards_are_shown_in_percent(tmp_path, capsys):
+    def correctness_reward_of_a_learner(completions, **kwargs):
+        return [3.0 for _ in completions]
+
+    correctness_reward_of_a_learner.__name__ = "correctness_reward"
+    line = {"step": 1, "rewards/correctness_reward/mean": 2.81, "rewards/format_reward/mean": 0.25, "reward": 2.81}
+    for rewards, said in ((None, "correct 281%"), ({correctness_reward_of_a_learner: 1.0}, "correct 2.81")):
+        feed(LiveTable(1, rewards=rewards), [line], tmp_path)
+        assert f"reward 2.81  {said}  format 25%  strict -" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from utils.files import ROOT
+from utils.rewards.contract import pay
 from utils.rewards.functions import RewardFunction, columns, correctness_reward, group_advantages
 
 FOLDER = ROOT / "assets" / "bank"
@@ -117,7 +118,7 @@ class Scores:
 @lru_cache(maxsize=64)
 def part_scores(bank: Bank, function: RewardFunction) -> list[float]:
     """One reward over the whole bank, length N; computed once for each bank and function."""
-    return [float(value) for value in function(completions=bank.completions, **bank.columns)]
+    return pay(function, bank.completions, **bank.columns)
 
 
 def rescore(bank: Bank, reward_fns: Sequence[RewardFunction], weights: Sequence[float]) -> Scores:

@@ -18,23 +18,24 @@ normalises them away.
 
 `check_reward` comes before: is this a reward function at all? It calls a learner's function just as TRL would, on
 completions that a model really wrote, and says what goes wrong in one sentence, with the completion that caused it:
-what would be found out in the middle of a training, found out at once.
+what would be found out in the middle of a training, found out at once. `tried_rewards` does so with each function of a
+file, before a model is loaded.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import multiprocessing
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from utils.rewards.functions import RewardFunction, columns
+from utils.rewards.bank import Bank, load_bank
+from utils.rewards.contract import RewardProblem, named, pay, shown, some, time_limit
+from utils.rewards.functions import LOAD_LIMIT_S, Completion, RewardFunction, columns, load_rewards
 
 RIGHT_CLEAN, RIGHT_MESSY, WRONG_CLEAN, WORTHLESS = PLACES = (
     "right and clean",
@@ -45,7 +46,8 @@ RIGHT_CLEAN, RIGHT_MESSY, WRONG_CLEAN, WORTHLESS = PLACES = (
 RIGHT = (RIGHT_CLEAN, RIGHT_MESSY)
 QUESTION = "A box holds 7 eggs. How many eggs are in 6 boxes?"
 LIMIT_S = 5.0  # for the whole bank; a step of training scores a fraction of it
-SHOWN = 120  # characters of a completion in a message
+GRACE_S = 3.0  # after a limit, until a process that does not keep it is ended
+TRIED_GROUPS = 4  # of the bank, beside the rows of the bench, when a file is checked
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,8 @@ def _objection(row: Row, score: float, references: dict[str, float]) -> str:
 # -------------------------------------------------------------------------------------- the check of a reward function
 
 
-class RewardProblem(ValueError):
-    """A function that cannot serve as a reward; the message says why and how to mend it."""
-
-
 def check_reward(
-    function: RewardFunction, completions: Sequence[str], columns: dict[str, Sequence[Any]], limit_s: float = LIMIT_S
+    function: RewardFunction, completions: Sequence[Completion], columns: dict[str, Any], limit_s: float = LIMIT_S
 ) -> list[float]:
     """Call a reward on N completions and return its N rewards, or say what is wrong with it.
 
@@ -241,28 +239,23 @@ def check_reward(
         RewardProblem: it cannot be called as TRL calls it, raises, takes too long, returns anything but one finite
             number for each completion, or other numbers when it is asked again in another order.
     """
-    name = getattr(function, "__name__", "")
-    if not name.isidentifier():
-        raise RewardProblem(f"{function!r} has no name of its own for the log and the table; write it with def")
+    name = named(function).__name__
     _check_signature(name, function, columns)
-    backwards = {key: list(values)[::-1] for key, values in columns.items()}
+    backwards = slice(None, None, -1)
     try:
         with time_limit(limit_s):
-            values = function(completions=list(completions), **columns)
-            again = function(completions=list(completions)[::-1], **backwards)
+            rewards = pay(function, completions, **columns)
+            again = pay(function, completions[backwards], **some(columns, backwards))
     except TimeoutError:
         raise RewardProblem(
             f"{name} took more than {limit_s:g} s for {len(completions)} completions and was broken off; look for an "
             "endless loop, or a regular expression with nested repetitions such as (a+)+"
         ) from None
-    except Exception as error:
-        raise RewardProblem(_culprit(name, function, completions, columns, error, limit_s)) from error
-    rewards = _checked(name, values, completions)
-    for i, (first, second) in enumerate(zip(rewards, reversed(_checked(name, again, completions[::-1])), strict=True)):
+    for i, (first, second) in enumerate(zip(rewards, again[backwards], strict=True)):
         if abs(first - second) > 1e-9 * max(1.0, abs(first)):
             raise RewardProblem(
                 f"{name} gave {first:g} at first and {second:g} when asked again in another order, for completion {i}: "
-                f"{_shown(completions[i])}; a reward must depend on nothing but the completion and its columns"
+                f"{shown(completions[i])}; a reward must depend on nothing but the completion and its columns"
             )
     return rewards
 
@@ -272,82 +265,127 @@ def _check_signature(name: str, function: RewardFunction, columns: dict[str, Any
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise RewardProblem(f"{name} is not a Python function ({error}); write one with def") from error
-    given = ", ".join(columns)
+    given = ", ".join({"completions": None} | columns)
     try:
         signature.bind(completions=[], **columns)
     except TypeError as error:
         raise RewardProblem(
-            f"{name}{signature} cannot be called as TRL calls it ({error}). It passes completions and the dataset's "
-            f"columns ({given}) by name; write def {name}(completions, gold, **kwargs), or without gold"
+            f"{name}{signature} cannot be called as TRL calls it ({error}). It passes {given} by name; "
+            f"write def {name}(completions, gold, **kwargs), or without gold"
         ) from None
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
-        raise RewardProblem(
-            f"{name}{signature} must end in **kwargs: TRL passes more than that (completion_ids, trainer_state …)"
-        )
-
-
-def _culprit(
-    name: str,
-    function: RewardFunction,
-    completions: Sequence[str],
-    columns: dict[str, Any],
-    error: Exception,
-    limit_s: float,
-) -> str:
-    """Say which completion makes the function raise, by giving it one after the other."""
-    deadline = time.monotonic() + limit_s
-    for i, completion in enumerate(completions):
-        try:
-            with time_limit(max(deadline - time.monotonic(), 0.01)):
-                function(completions=[completion], **{key: [values[i]] for key, values in columns.items()})
-        except TimeoutError:
-            break
-        except Exception as alone:
-            return f"{name} raised {_told(alone)} on completion {i}: {_shown(completion)}"
-    return f"{name} raised {_told(error)}, though on no completion given alone"
-
-
-def _told(error: Exception) -> str:
-    frames = [frame for frame in inspect.getinnerframes(error.__traceback__) if frame.filename != __file__]
-    return f"{type(error).__name__}: {error}" + (f" (line {frames[-1].lineno})" if frames else "")
-
-
-def _checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
-    if not isinstance(values, list | tuple):
-        raise RewardProblem(f"{name} returned {type(values).__name__}, not a list; return [… for c in completions]")
-    if len(values) != len(completions):
-        raise RewardProblem(
-            f"{name} returned {len(values)} rewards for {len(completions)} completions; return one for each, in order"
-        )
-    for i, value in enumerate(values):
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise RewardProblem(
-                f"{name} returned {value!r} for completion {i}, not a finite number: {_shown(completions[i])}"
-            )
-    return [float(value) for value in values]
-
-
-def _shown(completion: str) -> str:
-    return repr(completion if len(completion) <= SHOWN else completion[: SHOWN - 1] + "…")
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` in a block that takes longer; only afterwards, outside a main thread or without SIGALRM."""
-    start = time.monotonic()
-    can_interrupt = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-    if can_interrupt:
-        before = signal.signal(signal.SIGALRM, _out_of_time)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        signature.bind(completions=[], **columns | BESIDE)
+    except TypeError:
+        raise RewardProblem(
+            f"{name}{signature} must end in **kwargs: TRL passes more than that ({', '.join(BESIDE)})"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------- the check of a reward file
+
+
+def _log_metric(name: str, value: float) -> None:
+    float(value)
+
+
+_EMPTY = ("train_batch_size", "best_metric", "best_global_step", "best_model_checkpoint", "trial_name", "trial_params")
+_STATE = SimpleNamespace(  # transformers' TrainerState before the first step, without the seconds that its import takes
+    **dict.fromkeys(_EMPTY),
+    **dict(epoch=0.0, global_step=0, max_steps=100, num_train_epochs=1, num_input_tokens_seen=0, total_flos=0),
+    **dict(logging_steps=1, eval_steps=500, save_steps=25, log_history=[], stateful_callbacks={}),
+    **dict(is_local_process_zero=True, is_world_process_zero=True, is_hyper_param_search=False),
+)
+BESIDE = {  # what TRL passes beside the dataset's columns
+    "completion_ids": [],
+    "trainer_state": _STATE,
+    "log_extra": lambda column, values: None,
+    "log_metric": _log_metric,
+}
+
+
+def with_rows(bank: Bank) -> tuple[list[str], dict[str, list[Any]]]:
+    """The completions of a bank and of the bench, with the columns that belong to them."""
+    rows = columns([QUESTION] * len(ROWS), [row.gold for row in ROWS])
+    texts = bank.completions + [row.completion for row in ROWS]
+    return texts, {name: values + rows[name] for name, values in bank.columns.items()}
+
+
+def check_rewards(path: str | Path, tell: Callable[[str], None] = lambda name: None) -> dict[RewardFunction, float]:
+    """`load_rewards`, and each function tried as TRL will call it: on messages, with everything that TRL passes.
+
+    Args:
+        tell: called with the name of each function before it is tried.
+    Raises:
+        ValueError, ImportError: the file does not load, or one of its functions is no reward.
+    """
+    rewards = load_rewards(path)
+    bank = load_bank()
+    texts, beside = with_rows(Bank(bank.groups[:: len(bank.groups) // TRIED_GROUPS]))
+    messages = [[{"role": "assistant", "content": text}] for text in texts]
+    beside |= BESIDE | {"completion_ids": [list(text.encode()) for text in texts]}
+    for function in rewards:
+        tell(function.__name__)
+        raised, found = None, f"{function.__name__} pays all {len(messages)} completions the same"
+        try:
+            suspect = len(set(check_reward(function, messages, beside))) == 1
+        except RewardProblem as problem:
+            raised, found, suspect = problem, str(problem), problem.__cause__ is not None
+        if suspect:
+            tell(function.__name__)
+            if _reads_text(function, texts, beside):
+                raise RewardProblem(
+                    f"{path}: {found}; it reads texts, but TRL passes each completion as a list of messages: write "
+                    "@on_text above it, from utils.rewards.functions import on_text"
+                ) from raised
+        if raised:
+            raise RewardProblem(f"{path}: {found}") from raised
+    return rewards
+
+
+def _reads_text(function: RewardFunction, texts: list[str], beside: dict[str, Any]) -> bool:
+    """Whether a reward tells plain texts apart."""
+    try:
+        return len(set(check_reward(function, texts, beside))) > 1
+    except RewardProblem:
+        return False
+
+
+def tried_rewards(path: str | Path) -> dict[RewardFunction, float]:
+    """`load_rewards`, once `check_rewards` has passed in a process of its own.
+
+    There it can be ended whatever holds it: a loop in compiled code hears no alarm, and `os._exit` asks nobody.
+
+    Raises:
+        ValueError, ImportError: as `check_rewards`.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    trial = context.Process(target=_try, args=(path, theirs))
+    trial.start()
+    theirs.close()
+    doing, limit_s, found = "loading it", LOAD_LIMIT_S, "hangs; look for a loop without end"
+    try:
+        while ours.poll(limit_s + GRACE_S):
+            said = ours.recv()
+            if said is None:
+                return load_rewards(path)
+            if isinstance(said, Exception):
+                raise said
+            doing, limit_s = said, LIMIT_S
+    except EOFError:
+        found = "ends the whole process; take out what exits"
     finally:
-        if can_interrupt:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    if time.monotonic() - start > seconds:
-        raise TimeoutError
+        trial.kill()
+        trial.join()
+    raise RewardProblem(f"{path}: {doing} {found}")
 
 
-def _out_of_time(signum: int, frame: Any) -> None:
-    raise TimeoutError
+def _try(path: str | Path, pipe: Any) -> None:
+    try:
+        check_rewards(path, pipe.send)
+        pipe.send(None)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # without a traceback beside the other process's words
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        pipe.send(error)

@@ -22,8 +22,8 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from utils.rewards.bank import Bank, rescore
-from utils.rewards.bench import bench
-from utils.rewards.functions import RewardFunction, load_rewards, total_reward
+from utils.rewards.bench import bench, check_rewards
+from utils.rewards.functions import RewardFunction, total_reward
 
 
 class CannotExport(ValueError):
@@ -68,9 +68,10 @@ def _keep_older(path: Path) -> None:
 def _check_draft(draft: Path, rewards: dict[RewardFunction, float], bank: Bank) -> None:
     messages = [[{"role": "assistant", "content": text}] for text in bank.completions]
     try:
-        found = total_reward(messages, load_rewards(draft), **bank.columns)
+        found = total_reward(messages, check_rewards(draft), **bank.columns)
     except Exception as error:
-        raise CannotExport(f"the file does not work by itself ({type(error).__name__}: {error})") from error
+        said = str(error).removeprefix(f"{draft}: ")
+        raise CannotExport(f"the file does not work by itself ({type(error).__name__}: {said})") from error
     wanted = rescore(bank, list(rewards), list(rewards.values())).totals
     differing = sum(abs(a - b) > 1e-9 for a, b in zip(found, wanted, strict=True))
     if differing:

@@ -16,19 +16,23 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import re
+import reprlib
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from utils.data.answers import extract_answer, is_correct, parse_completion
 from utils.data.questions import chat_prompt
 from utils.files import ROOT
+from utils.rewards.contract import LARGEST, RewardProblem, distinct, name_of, named, number, pay, time_limit, told
 
 Completion = str | list[dict[str, str]]  # plain text, or the assistant's messages as TRL passes them
 RewardFunction = Callable[..., list[float]]
+LOAD_LIMIT_S = 30.0  # for a file of rewards with all that it imports
 
 
 def text_of(completion: Completion) -> str:
@@ -45,6 +49,8 @@ def on_text(function: RewardFunction) -> RewardFunction:
     >>> digits(completions=[[{"role": "assistant", "content": "It is 42."}], "forty-two"])
     [1.0, 0.0]
     """
+
+    function = named(function)
 
     @functools.wraps(function)
     def reward(completions: list[Completion], **columns: Any) -> list[float]:
@@ -108,31 +114,59 @@ REWARDS: dict[RewardFunction, float] = {
 def load_rewards(path: str | Path) -> dict[RewardFunction, float]:
     """The `REWARDS` of a Python file: `{function: weight}`, in the shape of this module's own.
 
-    The file is your code and runs with your rights; load only what you would run.
+    The file is your code and runs with your rights; load only what you would run. Partials and objects that can be
+    called become functions of a name; what a reward owes besides is told in `contract`.
 
     Raises:
-        ValueError: the file defines no such dictionary.
+        ValueError: the file does not run by itself within `LOAD_LIMIT_S`, or defines no such dictionary.
         ImportError: a package is missing, or something of `utils` that the file imports has moved; names the new place.
     """
-    name = Path(path).stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file; give one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
+    module = vars(_executed(Path(path)))
+    rewards = module.get("REWARDS")
+    if not isinstance(rewards, dict) or not rewards:
+        raise ValueError(
+            f"{path} must define REWARDS = {{function: weight, …}}, as in REWARDS = {{my_reward: 1.0}}; "
+            f"got {reprlib.repr(rewards) if 'REWARDS' in module else 'nothing of that name'}"
+        )
+    for function, weight in rewards.items():
+        if not callable(function):
+            raise ValueError(f"{path}: {reprlib.repr(function)} in REWARDS is no function; name one, without quotes")
+        if isinstance(weight, bool) or not abs(number(weight)) <= LARGEST:
+            raise ValueError(
+                f"{path}: the weight of {name_of(function)} is {reprlib.repr(weight)}; give a finite number, as 1.0"
+            )
+    if not any(map(number, rewards.values())):
+        raise ValueError(f"{path}: every weight in REWARDS is 0, so that nothing would be learnt; give one, as 1.0")
     try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        if moved := _moved_imports(Path(path)):
-            raise ImportError(f"{path} imports what has moved; write there: {'; '.join(moved)}") from error
+        return {function: number(weight) for function, weight in distinct(rewards).items()}
+    except RewardProblem as problem:
+        raise RewardProblem(f"{path}: {problem}") from None
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module of a file, known to Python (dataclasses and pickle need that) under a name that no other has."""
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{path} is not a Python file; give one that ends in .py")
+    module = ModuleType("rewards_of_" + re.sub(r"\W", "_", str(path)))
+    module.__file__, sys.modules[module.__name__] = str(path), module
+    try:
+        with time_limit(LOAD_LIMIT_S):
+            exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
+    except KeyboardInterrupt:
         raise
-    rewards = getattr(module, "REWARDS", None)
-    if (
-        not isinstance(rewards, dict)
-        or not rewards
-        or not all(callable(f) and isinstance(w, int | float) for f, w in rewards.items())
-    ):
-        raise ValueError(f"{path} must define REWARDS = {{function: weight, …}}, got {rewards!r}")
-    return rewards
+    except TimeoutError:
+        raise ValueError(f"{path} took more than {LOAD_LIMIT_S:g} s to load; look for a loop without end") from None
+    except ImportError as error:
+        if moved := _moved_imports(path):
+            raise ImportError(f"{path} imports what has moved; write there: {'; '.join(moved)}") from error
+        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+        raise kind(f"{path}: {told(error)}; install it, or do without it") from error
+    except BaseException as error:
+        mend = "take the exit out" if isinstance(error, SystemExit) else "a file of rewards must load without an error"
+        if "unhashable" in str(error):
+            mend = "for REWARDS a dataclass needs @dataclass(frozen=True)"
+        raise ValueError(f"{path} does not run by itself: {told(error)}; {mend}") from error
+    return module
 
 
 def _moved_imports(path: Path) -> list[str]:
@@ -141,7 +175,7 @@ def _moved_imports(path: Path) -> list[str]:
         file.relative_to(ROOT): file.read_text(encoding="utf-8") for file in sorted((ROOT / "utils").rglob("*.py"))
     }
     lines = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         module = getattr(node, "module", None) or ""
         if not module.startswith("utils.") or (ROOT / f"{module.replace('.', '/')}.py").exists():
             continue
@@ -166,8 +200,13 @@ def total_reward(
         columns: the dataset columns the functions ask for, each of length N, e.g. `gold=[…]`.
     """
     rewards = REWARDS if rewards is None else rewards
-    parts = [[weight * r for r in function(completions=completions, **columns)] for function, weight in rewards.items()]
-    return [sum(column) for column in zip(*parts, strict=True)]
+    return weighted_sum([pay(function, completions, **columns) for function in rewards], rewards.values())
+
+
+def weighted_sum(parts: Iterable[Sequence[float]], weights: Iterable[float]) -> list[float]:
+    """The total of each completion, length N, from what each function pays it; one weight for each function."""
+    weighted = [[weight * r for r in part] for part, weight in zip(parts, weights, strict=True)]
+    return [sum(column) for column in zip(*weighted, strict=True)]
 
 
 def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:

@@ -28,7 +28,8 @@ import ipywidgets as widgets
 from utils.files import ROOT
 from utils.plots import GREEN, RED, png, runs_beside
 from utils.rewards.bank import Bank, Scores, changed_rank, changed_sign, lights, load_bank, rescore
-from utils.rewards.bench import QUESTION, ROWS, RewardProblem, bench, check_reward
+from utils.rewards.bench import bench, check_reward, with_rows
+from utils.rewards.contract import RewardProblem, name_of
 from utils.rewards.export import CannotExport, export_rewards
 from utils.rewards.functions import REWARDS, RewardFunction, columns, group_advantages, on_text, total_reward
 from utils.rewards.groups import completions_table
@@ -86,19 +87,18 @@ class RewardLab:
 
         The function receives `completions` (texts) and, by name, `prompts`, `gold` and `question`.
         """
-        checked = on_text(function)
-        texts, golds = [row.completion for row in ROWS], [row.gold for row in ROWS]
-        beside, bank = columns([QUESTION] * len(ROWS), golds), self.bank.columns
+        checked, name = function, name_of(function)
         try:
-            if function.__name__ in {f.__name__ for f in self.default}:
-                raise RewardProblem(f"{function.__name__} is the name of a default reward; choose another")
-            check_reward(function, self.bank.completions + texts, {name: bank[name] + beside[name] for name in bank})
+            checked = on_text(function)
+            if name in {f.__name__ for f in self.default}:
+                raise RewardProblem(f"{name} is the name of a default reward; choose another")
+            check_reward(function, *with_rows(self.bank))
         except RewardProblem as problem:
             self._say(f"refused: {problem}", bad=True)
             print(f"refused: {problem}")
             return checked
         self._add(checked, NEW_WEIGHT)
-        self._say(f"{function.__name__} is in the table, with weight {NEW_WEIGHT:g}")
+        self._say(f"{name} is in the table, with weight {NEW_WEIGHT:g}")
         return checked
 
     def scores(self) -> Scores:

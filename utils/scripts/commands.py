@@ -207,14 +207,16 @@ def options(args: Namespace) -> list[str]:
 
 def train(args: Namespace) -> None:
     """Train one adapter; leaves it in DIR/adapter."""
-    from utils.rewards.functions import load_rewards
+    from utils.rewards.bench import tried_rewards
+
+    rewards = tried_rewards(args.reward) if args.reward else None  # in seconds, before torch is imported
+
     from utils.training.grpo import train as run
     from utils.training.preflight import preflight, summary, text_table
 
     profile = get_profile(args.profile)
     changes = {"dataset": args.dataset, "steps": args.max_steps}
     profile = profile.replace(**{name: value for name, value in changes.items() if value is not None})
-    rewards = load_rewards(args.reward) if args.reward else None
     if profile.name != "tiny":  # for tiny there is nothing to download, and it fits anywhere
         checks = preflight(profile)
         print(text_table(checks))

@@ -13,6 +13,7 @@ A run's folder holds
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -35,7 +36,8 @@ from utils.files import differences, portable, read_jsonl, write_json, write_jso
 from utils.model.decoding import share_prompts
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
-from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, total_reward
+from utils.rewards.contract import distinct, pay
+from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
 from utils.setup import versions
 from utils.training.checkpoints import (
     MANIFEST,
@@ -180,10 +182,10 @@ def build_trainer(
         full_weights: train the model's own weights instead; such a trainer is run by its `train()`, since
             `run_training` keeps adapters.
     Raises:
-        ValueError: too few questions for one step.
+        ValueError: too few questions for one step, or two rewards of one name.
     """
     profile, output = policy.profile, Path(output)
-    rewards = REWARDS if rewards is None else rewards
+    rewards = distinct(REWARDS if rewards is None else rewards)
     if len(questions) < profile.prompts_per_step:
         raise ValueError(
             f"a step takes {profile.prompts_per_step} prompts, got only {len(questions)} questions; "
@@ -202,7 +204,7 @@ def build_trainer(
         args=config,
         processing_class=policy.tokenizer,
         train_dataset=build_dataset(questions),
-        reward_funcs=[*rewards, recorder],
+        reward_funcs=[*map(recorder.recorded, rewards), recorder],
         callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
     )
     share_prompts(trainer.model)
@@ -243,16 +245,29 @@ def _trainer_class(ends: Collection[int]) -> type:
 
 
 class RolloutRecorder:
-    """A reward function of weight 0 that writes down every rollout: the trainer's view of a step, group by group."""
+    """A reward function of weight 0 that writes down every rollout: the trainer's view of a step, group by group.
 
-    __name__ = "rollout_recorder"
+    TRL asks it last, after all that are `recorded`.
+    """
+
+    __name__ = "(rollout_recorder)"  # which no other reward can be called
 
     def __init__(self, path: Path, rewards: dict[RewardFunction, float], group_size: int):
         self.path, self.rewards, self.group_size = path, rewards, group_size
+        self.parts: dict[str, list[float]] = {}
+
+    def recorded(self, function: RewardFunction) -> RewardFunction:
+        """The reward as TRL is to call it: by `pay`, and what it pays is kept for the record."""
+
+        @functools.wraps(function)
+        def reward(completions: list[Any], **columns: Any) -> list[float]:
+            self.parts[function.__name__] = pay(function, completions, **columns)
+            return self.parts[function.__name__]
+
+        return reward
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
-        totals = total_reward(completions, self.rewards, **columns)
-        parts = {f.__name__: f(completions=completions, **columns) for f in self.rewards}
+        parts, totals = self.parts, weighted_sum(self.parts.values(), self.rewards.values())
         advantages = group_advantages(totals, self.group_size)
         groups = [
             {
@@ -500,6 +515,6 @@ def train(
     """Load the base model of a profile, train it with GRPO and save the adapter: `run.py train` in one call."""
     policy = load_policy(profile)
     questions = training_questions(profile, policy.tokenizer)
-    callbacks = [LiveTable(profile.steps), Alarms(rewards)]
+    callbacks = [LiveTable(profile.steps, rewards=rewards), Alarms(rewards)]
     trainer = build_trainer(policy, questions, output, seed, rewards, callbacks)
     return run_training(trainer, resume, mirror)

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from utils.files import read_jsonl
 from utils.plots import learning_curves, png
+from utils.rewards.contract import name_of
 from utils.rewards.functions import REWARDS, RewardFunction
 from utils.stats import progress_text
 
@@ -71,7 +72,7 @@ class Watch:
 
     def __init__(self, rewards: dict[RewardFunction, float] | None = None):
         weights = REWARDS if rewards is None else rewards
-        self.parts = [f.__name__ for f, weight in weights.items() if weight > 0]
+        self.parts = [name_of(f) for f, weight in weights.items() if weight > 0]
         self.window: deque[dict[str, Any]] = deque(maxlen=WINDOW)
         self.best: tuple[float, float] | None = None  # reward of the best window, standard deviation of its steps
         self.first_length: float | None = None
@@ -224,22 +225,28 @@ class Alarms(TrainerCallback):
 # ------------------------------------------------------------------------------------------------------------ progress
 
 
-def log_cell(heading: str, line: dict[str, Any]) -> str:
+def shares(rewards: dict[RewardFunction, float] | None = None) -> tuple[str, ...]:
+    """The headings of shares, shown in percent; a learner's own reward under one of our names may have any scale."""
+    own = [f"rewards/{name_of(f)}/mean" for f in rewards or () if f not in REWARDS]
+    return tuple(heading for heading in IN_PERCENT if COLUMNS[heading] not in own)
+
+
+def log_cell(heading: str, line: dict[str, Any], in_percent: Sequence[str] = IN_PERCENT) -> str:
     """One metric of a log line as the table shows it; "-" where it was not logged."""
     value = line.get(COLUMNS[heading])
     if value is None:
         return "-"
-    if heading in IN_PERCENT:
+    if heading in in_percent:
         return f"{100 * value:.0f}%"
     return f"{value:.0f}" if heading == "tokens" else f"{value:.2f}"
 
 
-def log_table(history: list[dict[str, Any]], steps: int, last: int = 8) -> str:
+def log_table(history: list[dict[str, Any]], steps: int, last: int = 8, in_percent: Sequence[str] = IN_PERCENT) -> str:
     """The last few log lines as an HTML table under a progress bar."""
     done = history[-1]["step"] if history else 0
     head = "".join(f"<th>{html.escape(h)}</th>" for h in ("step", *COLUMNS))
     rows = "".join(
-        f"<tr><td>{line['step']}</td>" + "".join(f"<td>{log_cell(h, line)}</td>" for h in COLUMNS) + "</tr>"
+        f"<tr><td>{line['step']}</td>" + "".join(f"<td>{log_cell(h, line, in_percent)}</td>" for h in COLUMNS) + "</tr>"
         for line in history[-last:]
     )
     return (
@@ -276,8 +283,9 @@ def notebook_bar(label: str) -> Callable[..., None]:
 class LiveTable(TrainerCallback):
     """Show metrics while training runs: table and curves in a notebook, every tenth step as a line in a terminal."""
 
-    def __init__(self, steps: int, every: int = 10):
+    def __init__(self, steps: int, every: int = 10, rewards: dict[RewardFunction, float] | None = None):
         self.steps, self.every, self.history, self.handles = steps, every, [], None
+        self.in_percent = shares(rewards)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         log = Path(args.output_dir) / "log.jsonl"
@@ -292,10 +300,8 @@ class LiveTable(TrainerCallback):
             self._show(due)
         elif due:
             line = self.history[-1]
-            print(
-                f"step {line['step']:4d}/{self.steps}  " + "  ".join(f"{h} {log_cell(h, line)}" for h in COLUMNS),
-                flush=True,
-            )
+            cells = "  ".join(f"{heading} {log_cell(heading, line, self.in_percent)}" for heading in COLUMNS)
+            print(f"step {line['step']:4d}/{self.steps}  {cells}", flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.handles is not None:  # the table stays; the picture is drawn from log.jsonl whenever it is wanted
@@ -306,7 +312,7 @@ class LiveTable(TrainerCallback):
     def _show(self, redraw: bool) -> None:
         from IPython.display import HTML, Image, display
 
-        table = HTML(log_table(self.history, self.steps))
+        table = HTML(log_table(self.history, self.steps, in_percent=self.in_percent))
         if self.handles is None:
             self.handles = display(table, display_id=True), display(HTML(""), display_id=True)
         else:
