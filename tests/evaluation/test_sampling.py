@@ -67,6 +67,12 @@ def test_the_same_number_written_differently_is_one_answer():
     assert ballot("q", "1000", texts).right == 3
 
 
+def test_a_sample_that_was_cut_off_votes_only_with_a_stated_answer():
+    texts = ["<answer>7</answer>", "3 + 4 = 7", "The answer is 7, as"]
+    assert ballot("q", "7", texts, truncated=[True, True, True]).votes == (7, None, 7)
+    assert ballot("q", "7", texts, truncated=[True, None, False]).right == 3
+
+
 @pytest.mark.parametrize(
     ("gold", "texts", "mode", "said"),
     [("many", ["7"], "strict", "not a number"), ("7", [], "strict", "no completions"), ("7", ["7"], "best", "best")],

@@ -139,3 +139,9 @@ def test_a_package_that_is_missing_is_still_said_so(tmp_path):
     path.write_text("from utils.rewards import bench\nimport no_such_package\n", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
         load_rewards(path)
+
+
+def test_correctness_is_told_what_was_cut_off():
+    replies, gold = ["3 + 4 = 7", "3 + 4 = 7", "The answer is 7, as", r"\boxed{7} and"], ["7"] * 4
+    assert correctness_reward(replies, gold=gold) == [1.0] * 4
+    assert correctness_reward(replies, gold=gold, truncated=[True, False, True, True]) == [0.0, 1.0, 1.0, 1.0]

@@ -282,7 +282,7 @@ ODD_BUT_GOOD = {  # name: (file, names and weights)
     ),
     "everything by name": (
         """
-        def all_of_it(completions, prompts, gold, question, completion_ids, trainer_state, log_extra, log_metric):
+        def all_of_it(completions, prompts, gold, question, truncated, completion_ids, trainer_state, log_extra, log_metric):
             log_extra("gold", gold)
             log_metric("share", 0.5)
             done = trainer_state.global_step / trainer_state.max_steps

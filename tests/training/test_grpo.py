@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from utils.data.answers import is_correct
 from utils.data.questions import load_questions
 from utils.files import read_jsonl
 from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
+from utils.rewards.functions import correctness_reward, text_of
 from utils.training.checkpoints import complete_checkpoints
 from utils.training.grpo import build_config, build_trainer, grpo_settings, run_training
 
@@ -81,6 +83,27 @@ def test_log_and_rollouts_have_one_line_a_step_and_agree(straight):
         assert line["frac_reward_zero_std"] == sum(dead) / 2
     recorded = [a for group in rollouts[-1]["groups"] for a in group["advantages"]]
     assert recorded == pytest.approx(last_advantages, abs=1e-3), "the recorder should show what TRL used"
+
+
+def test_rewards_are_told_what_was_cut_off_and_a_mere_last_number_there_earns_nothing(tmp_path):
+    told = []
+
+    def listener(completions, truncated, completion_ids, **kwargs):
+        told.extend(zip([text_of(c) for c in completions], truncated, completion_ids, strict=True))
+        return [0.0] * len(completions)
+
+    profile = SMALL.replace(steps=1, max_completion_tokens=14, group_size=8, micro_batch=16)
+    rewards = {correctness_reward: 1.0, listener: 0.0}
+    trainer = build_trainer(load_policy(profile), QUESTIONS, tmp_path, seed=3, rewards=rewards)
+    trainer.train()
+    assert {cut for _, cut, _ in told} == {True, False}
+    assert all(cut == (len(ids) == 14 and ids[-1] != 2) for _, cut, ids in told)
+    (line,) = read_jsonl(tmp_path / "log.jsonl")
+    assert line["completions/clipped_ratio"] == sum(cut for _, cut, _ in told) / len(told)
+    (record,) = read_jsonl(tmp_path / "rollouts.jsonl")
+    paid = [(r, group["gold"]) for group in record["groups"] for r in group["parts"]["correctness_reward"]]
+    for (text, cut, _), (reward, gold) in zip(told, paid, strict=True):
+        assert reward == is_correct(text, gold, "lenient", truncated=cut)
 
 
 def test_the_learning_rate_falls_with_the_power_of_the_profile(straight, tmp_path):

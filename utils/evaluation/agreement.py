@@ -134,7 +134,7 @@ def _compare(
             v.completion,
             mode,
             other,
-            extract_answer(v.completion, mode),
+            extract_answer(v.completion, mode, bool(v.truncated)),
             reading,
             ours,
             right,

@@ -74,11 +74,18 @@ class Ballot:
         return self.votes.count(None)
 
 
-def ballot(id: str, gold: str, completions: Sequence[str], mode: str = "lenient") -> Ballot:
+def ballot(
+    id: str,
+    gold: str,
+    completions: Sequence[str],
+    mode: str = "lenient",
+    truncated: Sequence[bool | None] | None = None,
+) -> Ballot:
     """Read the votes of one question's completions.
 
     Args:
         mode: "lenient" or "strict", as in `utils.data.answers`.
+        truncated: for each completion whether it was cut off; None where that is not known.
     Raises:
         ValueError: the gold is not a number, there are no completions, or the mode is unknown.
     """
@@ -87,7 +94,9 @@ def ballot(id: str, gold: str, completions: Sequence[str], mode: str = "lenient"
         raise ValueError(f"gold answer {gold[:80]!r} of question {id} is not a number; correct that row of the data")
     if not completions:
         raise ValueError(f"question {id} has no completions; sample at least one")
-    return Ballot(id, number, mode, tuple(to_number(extract_answer(text, mode)) for text in completions))
+    cut = truncated or [None] * len(completions)
+    answers = (extract_answer(text, mode, bool(t)) for text, t in zip(completions, cut, strict=True))
+    return Ballot(id, number, mode, tuple(map(to_number, answers)))
 
 
 # ------------------------------------------------------------------------------------------- stored samples
@@ -149,10 +158,12 @@ def read_ballots(path: str | Path, mode: str = "lenient") -> list[Ballot]:
     sizes = sorted(set(map(len, groups.values())))
     if len(sizes) > 1:
         raise ValueError(f"{path} has from {sizes[0]} to {sizes[-1]} completions a question; let the sampling finish")
-    return [
-        ballot(lines[0].question.id, lines[0].question.gold, [line.sample.text for line in lines], mode)
-        for lines in groups.values()
-    ]
+    ballots = []
+    for lines in groups.values():
+        question, samples = lines[0].question, [line.sample for line in lines]
+        cut = [sample.truncated for sample in samples]
+        ballots.append(ballot(question.id, question.gold, [sample.text for sample in samples], mode, cut))
+    return ballots
 
 
 # --------------------------------------------------------------------------------------- pass@k and maj@k

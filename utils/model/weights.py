@@ -132,7 +132,7 @@ def check_adapter_fits(folder: Path, model: str, model_config: Any) -> None:
 
 
 def other_base(one: str, other: str) -> bool:
-    """Whether two names are known to be of different models: two of the hub, two folders with other weights, or both."""
+    """Whether two names are known to be of different models: two of the hub, two folders, or one of each."""
     names = (one, other)
     places = [next((p for p in (Path(name), ROOT / name) if p.is_dir()), None) for name in names]
     if all(places):

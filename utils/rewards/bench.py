@@ -295,7 +295,8 @@ _STATE = SimpleNamespace(  # transformers' TrainerState before the first step, w
     **dict(logging_steps=1, eval_steps=500, save_steps=25, log_history=[], stateful_callbacks={}),
     **dict(is_local_process_zero=True, is_world_process_zero=True, is_hyper_param_search=False),
 )
-BESIDE = {  # what TRL passes beside the dataset's columns
+BESIDE = {  # what a training passes beside the dataset's columns; all but `truncated` comes from TRL
+    "truncated": [],
     "completion_ids": [],
     "trainer_state": _STATE,
     "log_extra": lambda column, values: None,
@@ -322,7 +323,7 @@ def check_rewards(path: str | Path, tell: Callable[[str], None] = lambda name: N
     bank = load_bank()
     texts, beside = with_rows(Bank(bank.groups[:: len(bank.groups) // TRIED_GROUPS]))
     messages = [[{"role": "assistant", "content": text}] for text in texts]
-    beside |= BESIDE | {"completion_ids": [list(text.encode()) for text in texts]}
+    beside |= BESIDE | {"completion_ids": [list(text.encode()) for text in texts], "truncated": [False] * len(texts)}
     for function in rewards:
         tell(function.__name__)
         raised, found = None, f"{function.__name__} pays all {len(messages)} completions the same"

@@ -65,19 +65,23 @@ def _texts(completions: list[Completion], gold: list[str] | None = None) -> list
     return [text_of(c) for c in completions]
 
 
-def correctness_reward(completions: list[Completion], gold: list[str], **kwargs: Any) -> list[float]:
+def correctness_reward(
+    completions: list[Completion], gold: list[str], truncated: Sequence[bool] | None = None, **kwargs: Any
+) -> list[float]:
     """1.0 where the last answer stated is the gold number, wherever it stands (lenient), else 0.0.
 
     Args:
         completions: N completions, all groups flattened.
         gold: N gold answers, aligned, e.g. "1,000".
+        truncated: N times whether the token cap cut the completion off, as the trainer knows; none unless given.
     Returns:
         N rewards in {0.0, 1.0}.
     Raises:
         ValueError: the lengths differ, or a gold is not a number. No completion raises, whatever it holds.
     """
     texts = _texts(completions, gold)
-    return [float(is_correct(text, g, mode="lenient")) for text, g in zip(texts, gold, strict=True)]
+    cut = truncated or [False] * len(texts)
+    return [float(is_correct(text, g, "lenient", t)) for text, g, t in zip(texts, gold, cut, strict=True)]
 
 
 def format_reward(completions: list[Completion], **kwargs: Any) -> list[float]:

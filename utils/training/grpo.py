@@ -198,7 +198,7 @@ def build_trainer(
     how = {"stop_token_ids" if defaults["use_vllm"] else "eos_token_id": ends}
     config = build_config(defaults | {"generation_kwargs": how} | (settings or {}))
 
-    recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size)
+    recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size, ends)
     trainer = _trainer_class(ends)(
         model=model,
         args=config,
@@ -252,15 +252,16 @@ class RolloutRecorder:
 
     __name__ = "(rollout_recorder)"  # which no other reward can be called
 
-    def __init__(self, path: Path, rewards: dict[RewardFunction, float], group_size: int):
-        self.path, self.rewards, self.group_size = path, rewards, group_size
+    def __init__(self, path: Path, rewards: dict[RewardFunction, float], group_size: int, ends: Collection[int]):
+        self.path, self.rewards, self.group_size, self.ends = path, rewards, group_size, ends
         self.parts: dict[str, list[float]] = {}
 
     def recorded(self, function: RewardFunction) -> RewardFunction:
-        """The reward as TRL is to call it: by `pay`, and what it pays is kept for the record."""
+        """The reward as TRL is to call it: by `pay`, told which completions were cut off; what it pays is kept."""
 
         @functools.wraps(function)
         def reward(completions: list[Any], **columns: Any) -> list[float]:
+            columns["truncated"] = [ids[-1] not in self.ends for ids in columns["completion_ids"]]
             self.parts[function.__name__] = pay(function, completions, **columns)
             return self.parts[function.__name__]
 
