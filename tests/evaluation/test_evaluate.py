@@ -16,6 +16,7 @@ from utils.data.questions import Question, load_questions
 from utils.evaluation import protocol as stored
 from utils.evaluation.evaluate import (
     RATES,
+    card_text,
     compare,
     compare_folders,
     comparison_text,
@@ -24,6 +25,7 @@ from utils.evaluation.evaluate import (
     load_evaluation,
     rates,
     score,
+    too_long_text,
 )
 from utils.files import ROOT
 from utils.model import policy as generation
@@ -271,6 +273,62 @@ def test_sigkill_at_any_moment_and_then_again_gives_the_same_card(tmp_path):
     assert start("killed", 0).wait(timeout=120) == 0
     assert card_bytes(tmp_path / "killed") == card_bytes(tmp_path / "straight")
     assert path.read_bytes().startswith(kept), "what was answered is not asked again"
+
+
+LONG = [
+    Question("Tom has 3 pens and buys 4 more. " * count, "7", {"source": f"mine.jsonl line {line}"})
+    for line, count in ((3, 700), (9, 400))
+]
+
+
+def test_questions_too_long_are_counted_apart_and_the_others_measured_as_ever(policy, asked, finished, tmp_path):
+    asked.batches, folder = [], tmp_path / "with long ones"
+    assert evaluate(policy, [LONG[0], *EIGHT, LONG[1]], output=folder) == load_evaluation(finished).verdicts
+    assert asked.batches == [3, 3, 2]
+    card = json.loads(card_bytes(folder))
+    assert card == load_evaluation(folder).card and card["n"] == card["strict"]["n"] == 8
+    too_long = card.pop("too_long")
+    assert card == json.loads(card_bytes(finished)), "same protocol, same rates"
+    assert too_long["budget"] == 2048 - 24
+    assert [(row["source"], row["id"]) for row in too_long["questions"]] == [(q.row["source"], q.id) for q in LONG]
+    assert all(row["tokens"] > 2048 for row in too_long["questions"])
+    base, trained, found = compare_folders(finished, folder)
+    assert found["n"] == 8 and "not asked    0                       2, too long" in card_text(
+        {"base": base.card, "trained": trained.card}
+    )
+    assert "not asked" not in card_text({"base": base.card})
+
+
+def test_an_evaluation_with_questions_too_long_goes_on_and_follows_its_file(policy, asked, tmp_path):
+    straight = evaluate(policy, [*EIGHT, *LONG], output=tmp_path)
+    for questions, left in (([*EIGHT, *LONG], 2), ([*LONG[1:], *EIGHT], 1), (EIGHT, 0), ([LONG[0], *EIGHT], 1)):
+        asked.batches = []
+        assert evaluate(policy, questions, output=tmp_path) == straight and asked.batches == []
+        card = load_evaluation(tmp_path).card
+        assert (
+            json.loads(card_bytes(tmp_path)) == card
+            and len(card.get("too_long", {"questions": []})["questions"]) == left
+        )
+
+
+def test_nothing_is_left_out_where_no_folder_would_say_so(policy, asked, tmp_path):
+    with pytest.raises(ValueError, match="the prompt of mine.jsonl line 3 has [0-9,]+ tokens, and a context of 2,048"):
+        evaluate(policy, [*EIGHT, *LONG])
+    with pytest.raises(ValueError, match="none of 2 questions fits: the prompt of mine.jsonl line 3 has"):
+        evaluate(policy, LONG, output=tmp_path / "none")
+    assert asked.batches == [] and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "count, named", [(1, "It is a 1 with 2,001."), (5, "They are a 1 with 2,001, a 2 with 2,002,")]
+)
+def test_the_sentence_names_the_first_few(count, named):
+    rows = [{"source": f"a {i}", "id": "…", "tokens": 2_000 + i} for i in range(1, count + 1)]
+    said = too_long_text(1_000, {"budget": 1_952, "questions": rows})
+    assert (
+        said.startswith(f"{count} of {1_000 + count:,} questions do") and "fit 1,952 tokens" in said and named in said
+    )
+    assert "all rates are over the other 1,000" in said and ("2 more, named in protocol.json" in said) == (count == 5)
 
 
 @pytest.mark.parametrize(
@@ -555,7 +613,7 @@ def vllm(policy, monkeypatch):
 def test_vllm_gets_large_batches_in_order_and_counts_tokens_as_the_other_engines_do(policy, vllm):
     done = []
     assert evaluate(vllm, EIGHT, lambda *counts: done.append(counts[:2])) == evaluate(policy, EIGHT)
-    assert vllm.model.calls == [(6, None), (2, None)] and done == [(6, 8), (8, 8)]
+    assert vllm.model.calls == [(6, None), (2, None)] and done == [(0, 8), (6, 8), (8, 8)]
     assert [len(group) for group in generate(vllm, EIGHT, temperature=1.0, n=3)] == [3] * 8
     assert [size for size, _ in vllm.model.calls[2:]] == [2, 2, 2, 2], "six completions in one call"
 

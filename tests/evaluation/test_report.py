@@ -101,3 +101,12 @@ def test_held_out_points_are_base_checkpoints_and_trained_model():
 
 def test_a_base_alone_is_summed_up_too():
     assert "strict 33.3%" in verdict_line(summarise("tiny", {}, BASE))
+
+
+def test_the_verdict_says_which_questions_were_not_asked():
+    too_long = {"budget": 1952, "questions": [{"source": "mine.jsonl line 7", "id": "0", "tokens": 20113}]}
+    alone = summarise("tiny", {}, BASE, too_long=too_long)
+    for line in (verdict_line(alone), verdict_line(summary(too_long=too_long))):
+        assert "1 of 4 questions does not fit 1,952 tokens and is not asked" in line
+        assert line.endswith("It is mine.jsonl line 7 with 20,113.")
+    assert "not asked" not in verdict_line(summary())

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from utils.data.questions import load_questions
+from utils.data.questions import Question, load_questions
 from utils.evaluation import sampling
 from utils.evaluation.evaluate import load_evaluation, score
 from utils.evaluation.sampling import (
@@ -266,6 +266,13 @@ def test_samples_of_another_kind_are_not_mixed(policy, tmp_path):
     (tmp_path / "protocol.json").unlink()
     with pytest.raises(ValueError, match=r"without protocol\.json"):
         collect(policy, QUESTIONS[:2], tmp_path, n=2)
+
+
+def test_a_question_too_long_is_not_sampled_and_named(policy, tmp_path):
+    long = Question("pen " * 3_000, "1", {"source": "mine.jsonl line 1"})
+    assert len(collect(policy, [long, *QUESTIONS[:2]], tmp_path, n=2)) == 2
+    header = json.loads((tmp_path / "protocol.json").read_text())
+    assert header["questions"] == 2 and [row["id"] for row in header["too_long"]["questions"]] == [long.id]
 
 
 def test_ballots_are_read_without_a_model(tmp_path):

@@ -7,11 +7,21 @@ import shutil
 import pytest
 import torch
 
-from utils.data.questions import Question, load_questions
+from utils.data.questions import Question, load_questions, prompt_tokens
 from utils.evaluation.evaluate import correct_counts, judge
 from utils.files import ROOT, read_jsonl
 from utils.model import policy as policies
-from utils.model.policy import Sample, add_lora, check_adapter, end_tokens, generate, load_policy
+from utils.model.policy import (
+    Sample,
+    add_lora,
+    check_adapter,
+    end_tokens,
+    fitting,
+    generate,
+    load_policy,
+    prompt_budget,
+    render_prompt,
+)
 from utils.model.profiles import PROFILES, get_profile
 from utils.rewards.functions import correctness_reward
 from utils.training.grpo import build_trainer
@@ -75,6 +85,86 @@ def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch)
 def test_when_no_engine_loads_the_last_reason_is_given(tmp_path):
     with pytest.raises(RuntimeError, match="profile tiny: .*nowhere could not be loaded"):
         load_policy(TINY.replace(model=str(tmp_path / "nowhere")))
+
+
+# ------------------------------------------------------------------------------- templates, as families have them
+
+CHATML = (ROOT / "assets" / "tiny_model" / "chat_template.jinja").read_text(encoding="utf-8")
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+BEGIN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+LLAMA_2 = (  # system message within the first question; the model's turn begins after [/INST], whatever is asked for
+    "{% set system = messages[0].content %}{% for m in messages[1:] %}{% if m.role == 'user' %}"
+    "[INST] {% if loop.first %}<<SYS>>\n{{ system }}\n<</SYS>>\n\n{% endif %}{{ m.content | trim }} [/INST]"
+    "{% else %} {{ m.content | trim }}<|im_end|>{% endif %}{% endfor %}"
+)
+THINKING = TURNS + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS + BEGIN
+)
+PHI_3 = "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}" + BEGIN
+
+
+@pytest.fixture
+def altered(tmp_path):
+    """Load the tiny model from a copy with another chat template, or without some of its tokens."""
+
+    def load(template=CHATML, without=()):
+        folder = shutil.copytree(ROOT / "assets" / "tiny_model", tmp_path / "model")
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            settings = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps({k: v for k, v in settings.items() if k not in without}))
+        (folder / "chat_template.jinja").unlink()
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template)
+        return load_policy(TINY.replace(model=str(folder)))
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML,
+        LLAMA_2,
+        THINKING,
+        "{% set _ = strftime_now %}" + TURNS + BEGIN,
+        TURNS.replace("m.content", "m['content'] | trim") + BEGIN,
+    ],
+    ids=["ChatML", "Llama 2", "thinking", "with a date", "trimmed"],
+)
+def test_a_template_that_asks_as_it_should_is_taken(altered, template):
+    policy = altered(template)
+    assert load_questions("tiny", "test")[0].question in render_prompt(
+        policy, load_questions("tiny", "test")[0].question
+    )
+
+
+@pytest.mark.parametrize(
+    "template, fault",
+    [
+        (None, "has no chat template.*a base model"),
+        ("", "has no chat template.*a base model"),
+        (GEMMA, "refuses a system message with a question .TemplateError: System role not supported"),
+        ("{{ documents[0].title }}" + TURNS + BEGIN, "refuses a system message with a question .UndefinedError"),
+        ("{% for m in messages" + TURNS, "refuses a system message with a question .TemplateSyntaxError"),
+        (PHI_3, "drops or alters the system message"),
+        ("{{ messages[0].content }}" + BEGIN, "drops or alters the user message"),
+        (TURNS.replace("m.content", "m.content[0].text") + BEGIN, "drops or alters the system message"),
+        (TURNS.replace("m.content", "m.content | e") + BEGIN, "drops or alters the system message"),
+        (TURNS.replace("m.content", "m.content | replace('&', 'and')") + BEGIN, "drops or alters the user message"),
+        (TURNS.replace("m.content", "m.content | truncate(100)") + BEGIN, "alters the system message"),
+        (TURNS, "does not begin the answer"),
+    ],
+)
+def test_a_template_that_would_ask_something_else_is_refused_with_model_and_mend(altered, tmp_path, template, fault):
+    with pytest.raises(ValueError, match=f"{tmp_path / 'model'}: its? .*{fault}.*Mend: choose an instruct model"):
+        altered(template)
+
+
+@pytest.mark.parametrize("name", ["pad_token", "eos_token"])
+def test_a_tokenizer_without_its_marks_is_refused(altered, tmp_path, name):
+    with pytest.raises(ValueError, match=f"{tmp_path / 'model'}: its tokenizer has no {name}.*Mend: name one in"):
+        altered(without=[name])
 
 
 # ------------------------------------------------------------------------------------------- answers
@@ -187,3 +277,35 @@ def test_training_ends_completions_at_every_end_token(two_ends, tmp_path, monkey
     (line,) = read_jsonl(tmp_path / "log.jsonl")
     assert line["completions/clipped_ratio"] == 0
     assert line["completions/mean_length"] == sum(map(len, rows)) / len(rows)
+
+
+def test_a_prompt_must_leave_room_for_its_answer(policy):
+    assert prompt_budget(policy) == 2048 - 24
+    roomy = dataclasses.replace(policy, profile=policy.profile.replace(context_tokens=9_999))
+    assert prompt_budget(roomy) == 2048 - 24, "the model has no more positions"
+    short = dataclasses.replace(policy, profile=policy.profile.replace(context_tokens=200, max_prompt_tokens=100))
+    assert prompt_budget(short) == 200 - 24
+    text = "pen " * 80
+    questions = [
+        Question("Two?", "2", {"source": "mine.jsonl line 1"}),
+        Question(text, "1", {"source": "mine.jsonl line 2"}),
+    ]
+    tokens = prompt_tokens(policy.tokenizer, text)
+    assert tokens > 176 and fitting(policy, questions) == (questions, {})
+    row = {"source": "mine.jsonl line 2", "id": questions[1].id, "tokens": tokens}
+    assert fitting(short, questions) == (questions[:1], {"budget": 176, "questions": [row]})
+    said = (
+        f"the prompt of mine.jsonl line 2 has {tokens} tokens, and a context of 200 has room for 176 beside an answer"
+    )
+    with pytest.raises(ValueError, match=said):
+        generate(short, questions)
+    with pytest.raises(ValueError, match=f"none of 1 questions fits: {said}"):
+        fitting(short, questions[1:])
+
+
+def test_a_question_of_one_token_too_many_is_not_asked_and_one_less_is(policy):
+    for extra in (0, 1):
+        text = "pen" * 40
+        context = prompt_tokens(policy.tokenizer, text) + 24 - extra
+        exact = dataclasses.replace(policy, profile=policy.profile.replace(context_tokens=context, max_prompt_tokens=9))
+        assert len(fitting(exact, [Question(text, "1", {}), Question("?", "1", {})])[0]) == 2 - extra

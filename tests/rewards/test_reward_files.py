@@ -162,7 +162,8 @@ IS_NO_REWARD = {
     "stops an iteration": (doing("return [next(iter([])) for c in completions]"), "mine raised StopIteration"),
     "takes no keywords": (
         doing("return [0.0 for c in completions]", "def mine(completions, gold):"),
-        r"unexpected keyword argument 'prompts'.* It passes completions, prompts, gold, question, completion_ids, "
+        r"unexpected keyword argument 'prompts'.* It passes completions, prompts, gold, question, truncated, "
+        "completion_ids, "
         r"trainer_state, log_extra, log_metric by name; write def mine\(completions, gold, \*\*kwargs\)",
     ),
     "asks for another column": (
@@ -282,7 +283,9 @@ ODD_BUT_GOOD = {  # name: (file, names and weights)
     ),
     "everything by name": (
         """
-        def all_of_it(completions, prompts, gold, question, truncated, completion_ids, trainer_state, log_extra, log_metric):
+        def all_of_it(
+            completions, prompts, gold, question, truncated, completion_ids, trainer_state, log_extra, log_metric
+        ):
             log_extra("gold", gold)
             log_metric("share", 0.5)
             done = trainer_state.global_step / trainer_state.max_steps

@@ -11,6 +11,7 @@ import torch
 from utils.data.answers import is_correct
 from utils.evaluation.evaluate import RATES
 from utils.files import ROOT
+from utils.scripts.commands import counter
 from utils.stats import wilson_interval
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,32 @@ def test_evaluation_on_ones_own_questions(measured):
     assert sum(summary["flips"].values()) == 10 and "gain" in summary
     assert "base model: 10 of 10, strict" in said and "trained model: 10 of 10, strict" in said and "McNemar p" in said
     assert not (out / "base" / "summary.json").exists()
+
+
+def test_a_question_that_does_not_fit_is_named_and_not_asked(questions, tmp_path):
+    with questions.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"question": "Tom has 3 pens. " * 1_300, "answer": 3}) + "\n")
+    done = command("evaluate", "--profile", "tiny", "--questions", questions, "--output", tmp_path / "out")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    said = "1 of 7 questions does not fit 1,952 tokens and is not asked: all rates are over the other 6"
+    assert done.stdout.startswith(said) and done.stdout.count(said) == 2 and "mine.jsonl line 7 with " in done.stdout
+    assert "base model: 0 of 6\n" in done.stdout and "not asked    1, too long" in done.stdout
+    summary, card = (json.loads((tmp_path / "out" / name).read_text()) for name in ("summary.json", "card.json"))
+    assert summary["n_test"] == card["n"] == 6 and summary["too_long"] == card["too_long"]
+
+
+def test_progress_is_shown_at_the_start_and_then_each_tenth_or_half_minute(monkeypatch, capsys):
+    now = iter((0, 2, 4, 20, 33, 40, 50))
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    progress = counter("base model")
+    for done in (100, 200, 300, 400, 500, 20_099, 20_100):
+        progress(done, 200_000, done // 2)
+    lines = [line.partition(", strict 50.0%")[::2] for line in capsys.readouterr().out.splitlines()]
+    assert [said for said, _ in lines] == [f"base model: {n} of 200,000" for n in ("100", "200", "500", "20,099")]
+    assert [rest.partition("], ")[2] for _, rest in lines] == [
+        "",
+        *("about 67 min to go", "about 274 min to go", "about 6 min to go"),
+    ]
 
 
 def test_comparing_stored_evaluations_needs_no_model(measured, tmp_path):

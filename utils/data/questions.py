@@ -15,12 +15,13 @@ import json
 import os
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from utils.data.answers import gold_answer
+from utils.data.rows import check_format, check_text, number_text, parse_row
 from utils.data.tiny_world import SHIFTS, SPLIT_SIZES, shifted, tiny_split
 from utils.setup import require
 
@@ -94,29 +95,35 @@ def load_questions(name: str, split: str) -> list[Question]:
 def read_questions(path: str | Path) -> list[Question]:
     """Read a JSONL file of `{"question": …, "answer": …}` rows; an answer ends in `#### number`, or is the number.
 
-    A row that stands twice is read twice. Windows line ends and a byte-order mark are no matter.
+    A row that stands twice is read twice. Windows line ends and a byte-order mark are no matter. An answer that is a
+    JSON number keeps all its digits.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a row is not JSON, lacks a field or has no readable gold; names file and line. Not UTF-8.
+        ValueError: a row is not JSON, lacks a field, has no readable gold or holds half a character; names file and
+            line. Not UTF-8, or another kind of file: a JSON array, CSV, a compressed one (`rows.check_format`).
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no question file at {path}; give a JSONL file with one row a line")
+        found = f"{path} is a folder" if path.is_dir() else f"no question file at {path}"
+        raise FileNotFoundError(f"{found}; give a JSONL file with one row a line")
+    check_format(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # with line ends of every system made "\n"
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise ValueError(f"{path} is not UTF-8 in line {line} ({error}); save it as UTF-8") from error
     questions = []
     for number, line in enumerate(text.split("\n"), start=1):  # str.splitlines() would cut a row at U+2028
         if not line.strip():
             continue
         source = f"{path.name} line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_row(line)
+        except ValueError as error:
             raise ValueError(
-                f"{source}: not a JSON row ({error}), got {line[:80]!r}; mend or remove the line"
+                f"{source}: not a JSON row ({error}), got {line[:80]!r}; "
+                "it needs one JSON row a line: mend or remove this one"
             ) from error
         questions.append(to_question(row, source))
     if not questions:
@@ -128,24 +135,17 @@ def to_question(row: dict[str, Any], source: str) -> Question:
     """Check one row and make a `Question` of it; `source` (file and line) is named in every error."""
     if not isinstance(row, dict):
         raise ValueError(f"{source}: a row needs a non-empty text 'question', got {str(row)[:120]!r}")
-    texts = {"question": row.get("question"), "answer": _number_text(row.get("answer"))}
+    texts = {"question": row.get("question"), "answer": number_text(row.get("answer"))}
     for key, text in texts.items():
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{source}: a row needs a non-empty text {key!r}, got {str(row)[:120]!r}")
+        check_text(text, f"{source}: {key!r}")
     answer = texts["answer"] if "####" in texts["answer"] else f"#### {texts['answer']}"
     try:
         gold = gold_answer(answer)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return Question(row["question"], gold, {**row, "source": source})
-
-
-def _number_text(value: Any) -> Any:
-    """A JSON number in plain digits, 8.0 as "8"; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    number = Decimal(repr(value))
-    return str(value) if not number.is_finite() else f"{number.normalize():f}"
 
 
 def _gsm8k(split: str) -> list[Question]:
@@ -181,19 +181,33 @@ def chat_prompt(question: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
+def prompt_tokens(tokenizer: Any, question: str) -> int:
+    """Tokens of a question's prompt, rendered; of one beyond 50,000 characters a close count, in little memory."""
+    text = tokenizer.apply_chat_template(chat_prompt(question), tokenize=False, add_generation_prompt=True)
+    pieces = (text[start : start + 50_000] for start in range(0, len(text), 50_000))
+    return sum(len(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]) for piece in pieces)
+
+
 def within_budget(
-    questions: list[Question], tokenizer: Any, max_prompt_tokens: int
+    questions: Sequence[Question], tokenizer: Any, max_prompt_tokens: int
 ) -> tuple[list[Question], list[Question]]:
     """Split questions into (those whose rendered prompt fits `max_prompt_tokens`, those too long).
 
     The second list is returned, not dropped, so that the caller says how many were left out.
     """
+    room = max_prompt_tokens - prompt_tokens(tokenizer, "x")
     fits: list[Question] = []
     too_long: list[Question] = []
     for q in questions:
-        ids = tokenizer.apply_chat_template(chat_prompt(q.question), add_generation_prompt=True, return_dict=False)
-        (fits if len(ids) <= max_prompt_tokens else too_long).append(q)
+        surely = _most_tokens(q.question) <= room  # most are: counting takes the longer of the two by far
+        fit = surely or prompt_tokens(tokenizer, q.question) <= max_prompt_tokens
+        (fits if fit else too_long).append(q)
     return fits, too_long
+
+
+def _most_tokens(text: str) -> int:
+    """No token is less than a byte, and Unicode normalisation (NFC) makes at most three bytes of one."""
+    return len(text) if text.isascii() else 3 * len(text.encode("utf-8", "surrogatepass"))
 
 
 def strip_annotations(solution: str) -> str:

@@ -24,7 +24,7 @@ from utils.data.questions import Question
 from utils.evaluation import protocol
 from utils.evaluation.protocol import Protocol, require_same
 from utils.files import write_json
-from utils.model.policy import Policy, Sample, batches, generate
+from utils.model.policy import Policy, Sample, batches, fitting, generate
 from utils.rewards.functions import format_reward
 from utils.stats import (
     detectable_difference,
@@ -120,21 +120,29 @@ def evaluate(
     questions: Sequence[Question],
     progress: Callable[[int, int, int], None] | None = None,
     output: str | Path | None = None,
+    too_long: dict[str, Any] | None = None,
 ) -> list[Verdict]:
     """Greedy answers to all questions, judged.
 
+    A question too long for the context (`utils.model.policy.prompt_budget`) is not asked: the rates are over the
+    others, and protocol.json and card.json name it under "too_long". Without `output`, where nothing would, it raises.
+
     Args:
-        progress: called with (questions done, questions in all, strictly right so far) after each batch. Short prompts
-            come first, so the rate so far is not yet that of all.
+        progress: called with (questions done, questions in all, strictly right so far) at the start and after each
+            batch. Short prompts come first, so the rate so far is not yet that of all.
         output: a folder that takes each finished batch and, at the end, card.json. Called again with it, after whatever
             ended the first call, only what is missing is asked. It is for a policy as `load_policy` or `with_adapter`
             returns it: what was changed in memory does not show in the folder's protocol.json.
+        too_long: what `utils.model.policy.fitting` has sorted out already, {} for none.
     Raises:
-        ValueError: the folder holds answers of another model, adapter, protocol or question file, or is damaged.
+        ValueError: the folder holds answers of another model, adapter, protocol or question file, or is damaged; no
+            question fits.
     """
     folder, header, known = Path(output or "."), {}, {}
     if output is not None:
-        header = protocol.header_of(policy, questions)
+        if too_long is None:
+            questions, too_long = fitting(policy, questions)
+        header = protocol.header_of(policy, questions, too_long=too_long)
         known = protocol.begin(folder, header, questions)
     verdicts = {i: judge(questions[i], answer.sample) for i, [answer] in known.items()}
 
@@ -142,8 +150,7 @@ def evaluate(
         if progress:
             progress(len(verdicts), len(questions), sum(v.strict for v in verdicts.values()))
 
-    if verdicts:
-        tell()
+    tell()
     start = time.perf_counter()
     for batch in batches(policy, questions, 0.0, 1, known=known):
         each = (time.perf_counter() - start) / len(batch)
@@ -199,7 +206,7 @@ def rates(verdicts: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
 
 
 def card(verdicts: Sequence[Verdict], header: dict[str, Any]) -> dict[str, Any]:
-    """The content of card.json: n, the rates, mean tokens, and who answered under which protocol.
+    """The content of card.json: n, the rates, mean tokens, what was not asked, and who answered under which protocol.
 
     It depends on the answers alone, not on the time they took or on interruptions.
     """
@@ -312,8 +319,29 @@ def card_text(cards: dict[str, dict[str, Any]]) -> str:
     tokens = [card["mean_tokens"] for card in cards.values()]
     rows.append(["mean tokens", *("not recorded" if mean is None else f"{mean:.1f}" for mean in tokens)])
     rows.append(["questions", *(f"{card['n']:,}" for card in cards.values())])
+    if any(unasked := [len(card["too_long"]["questions"]) if "too_long" in card else 0 for card in cards.values()]):
+        rows.append(["not asked", *(f"{count:,}, too long" if count else "0" for count in unasked)])
     rows.append(["protocol", *(card["protocol_hash"] or "not recorded" for card in cards.values())])
     return "\n".join(f"{row[0]:13}" + "".join(f"{value:24}" for value in row[1:]).rstrip() for row in rows)
+
+
+def too_long_text(n: int, too_long: dict[str, Any]) -> str:
+    """Which questions were not asked and what n, the number of the others, then is; the first few by name.
+
+    >>> rows = [{"source": "mine.jsonl line 7", "id": "…", "tokens": 20113}]
+    >>> print(too_long_text(48, {"budget": 1952, "questions": rows}).replace(": ", ":\\n"))
+    1 of 49 questions does not fit 1,952 tokens and is not asked:
+    all rates are over the other 48. It is mine.jsonl line 7 with 20,113.
+    """
+    rows = too_long["questions"]
+    do, are, they = ("does", "is", "It is") if len(rows) == 1 else ("do", "are", "They are")
+    named = [f"{row['source'] or row['id']} with {row['tokens']:,}" for row in rows[:3]]
+    if len(rows) > 3:
+        named.append(f"{len(rows) - 3:,} more, named in {protocol.PROTOCOL}")
+    return (
+        f"{len(rows):,} of {n + len(rows):,} questions {do} not fit {too_long['budget']:,} tokens and {are} not asked: "
+        f"all rates are over the other {n:,}. {they} {', '.join(named)}."
+    )
 
 
 def comparison_text(comparison: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 from utils.data import questions as data
 from utils.data.answers import RULES
 from utils.data.questions import Question, to_question
+from utils.data.rows import check_format, check_text, number_text, parse_row
 from utils.files import differences, portable, sha256, write_bytes, write_json, write_jsonl
 from utils.model.policy import Policy, Sample, render_prompt
 
@@ -163,11 +164,20 @@ class Answer:
 
 
 def header_of(
-    policy: Policy, questions: Sequence[Question], decoding: str = "greedy", seed: int | None = None
+    policy: Policy,
+    questions: Sequence[Question],
+    decoding: str = "greedy",
+    seed: int | None = None,
+    too_long: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of protocol.json: who answers, and how."""
+    """The content of protocol.json: who answers, and how.
+
+    Args:
+        too_long: record of those that are not asked beside `questions`, see `utils.model.policy.fitting`.
+    """
     model, protocol = Path(policy.profile.model), protocol_of(policy, questions, decoding, seed)
     return {
+        **({"too_long": too_long} if too_long else {}),
         "model": portable(policy.profile.model),
         "weights": _digest(model) if model.is_dir() else getattr(policy.model.config, "_commit_hash", None),
         "adapter": adapter_name(policy.adapter) if policy.adapter else None,
@@ -248,7 +258,10 @@ def begin(
                 "given; name another folder"
             )
         write_json(folder / PROTOCOL, header)
-    _require_same_evaluation(folder, read_header(folder), header)
+    there = read_header(folder)
+    _require_same_evaluation(folder, there, header)
+    if there.get("too_long") != header.get("too_long"):  # the same questions, of a set with others that are not asked
+        write_json(folder / PROTOCOL, header)
     if not path.exists():
         return {}
     whole, newline, cut = path.read_bytes().rpartition(b"\n")
@@ -323,19 +336,19 @@ def read_answers(path: Path) -> list[Answer]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; an evaluation (run.py evaluate) leaves one in its folder")
+    check_format(path)
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # by bytes: U+2028 is no end of a line
     return [_answer(line, number, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _answer(line: bytes, number: int, where: str) -> Answer:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_row(line)
+    except ValueError as error:
         raise ValueError(f"{where}: not a JSON row ({error}), got {line[:80]!r}; mend or remove the line") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a row is an object with question, gold and completion, got {line[:80]!r}")
-    if isinstance(row.get("gold"), int | float) and not isinstance(row["gold"], bool):
-        row["gold"] = str(row["gold"])
+    row["gold"] = number_text(row.get("gold"))
     kinds = {"question": str, "gold": str, "completion": str}
     kinds |= {"index": int, "tokens": int, "truncated": bool, "seconds": int | float, "protocol": str}
     for name, kind in kinds.items():
@@ -347,6 +360,7 @@ def _answer(line: bytes, number: int, where: str) -> Answer:
         if isinstance(value, int | float) and value < 0:
             raise ValueError(f"{where}: {name!r} must not be negative, got {value}; mend the line")
     question = to_question({"question": row["question"], "answer": row["gold"]}, where)
+    check_text(row["completion"], f"{where}: 'completion'")
     sample = Sample(row["completion"], row.get("tokens"), row.get("truncated"))
     return Answer(number, question, sample, row.get("index"), row.get("seconds"), row.get("protocol"))
 

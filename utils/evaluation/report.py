@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from utils.evaluation.browser import example_table, pair_up, select
 from utils.evaluation.errors import transitions
-from utils.evaluation.evaluate import Verdict, compare, comparison_text, rates
+from utils.evaluation.evaluate import Verdict, compare, comparison_text, rates, too_long_text
 from utils.evaluation.figures import (
     card_figure,
     flips_figure,
@@ -59,7 +59,8 @@ def summarise(
     Args:
         more: further entries, e.g. `seed`, `train_steps`, `train_seconds`, `total_seconds`, `base_pass`; `write_report`
             draws "sampling" ({"base", "trained", "gain"} as `sampling.curves` and `gain_curves` give them) and
-            "held_out" (rates with their "step", of checkpoints in between), and lists "protocol" and its hash.
+            "held_out" (rates with their "step", of checkpoints in between), and lists "protocol" and its hash;
+            `verdict_line` says which questions were "too_long" (as in card.json).
     """
     summary: dict[str, Any] = {"profile": profile, "versions": versions, "n_test": len(base), "base": rates(base)}
     if trained is not None:
@@ -68,14 +69,16 @@ def summarise(
 
 
 def verdict_line(summary: dict[str, Any]) -> str:
-    """One sentence with the result, the interval and the paired test."""
+    """One sentence with the result, the interval and the paired test; another one where some questions did not fit."""
+    n = summary["n_test"]
+    unasked = f" {too_long_text(n, summary['too_long'])}" if "too_long" in summary else ""
     if "trained" not in summary:
-        return f"Base model: strict {percent(summary['base']['strict'])} of {summary['n_test']:,} questions."
+        return f"Base model: strict {percent(summary['base']['strict'])} of {n:,} questions.{unasked}"
     return (
         f"Strict accuracy went from {percent(summary['base']['strict'])} to {percent(summary['trained']['strict'])} "
-        f"on {summary['n_test']:,} test questions: {summary['flips']['fixed']} fixed, "
+        f"on {n:,} test questions: {summary['flips']['fixed']} fixed, "
         f"{summary['flips']['broken']} broken, "
-        f"McNemar {p_value(summary['mcnemar_p'])}."
+        f"McNemar {p_value(summary['mcnemar_p'])}.{unasked}"
     )
 
 

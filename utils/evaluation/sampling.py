@@ -34,7 +34,7 @@ from utils.data.answers import extract_answer
 from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation.protocol import ANSWERS, Answer, append, begin, header_of, read_answers
-from utils.model.policy import Policy, generate
+from utils.model.policy import Policy, fitting, generate
 from utils.stats import mcnemar_exact, pass_at_k, wilson_interval
 
 TOGETHER = 32  # questions sampled under one seed: what an interruption costs at most
@@ -113,7 +113,8 @@ def collect(
     """Sample n answers at temperature 1 to every question and keep each of them, as an evaluation keeps its own.
 
     Called again after whatever ended it, it asks only what is missing; since every `TOGETHER` questions have a seed of
-    their own, torch then draws what it would have drawn without the interruption.
+    their own, torch then draws what it would have drawn without the interruption. As in an evaluation, questions too
+    long for the context are not asked, and named in protocol.json.
 
     Args:
         folder: of protocol.json and completions.jsonl, see `utils.evaluation.protocol`.
@@ -124,7 +125,8 @@ def collect(
     from transformers import set_seed
 
     folder = Path(folder)
-    header = header_of(policy, questions, f"{n} samples at temperature 1", seed)
+    questions, too_long = fitting(policy, questions)
+    header = header_of(policy, questions, f"{n} samples at temperature 1", seed, too_long)
     known = begin(folder, header, questions, n, TOGETHER)
     if progress and known:
         progress(len(known), len(questions))

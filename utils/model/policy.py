@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.data.questions import Question, chat_prompt
+from utils.data.questions import Question, chat_prompt, prompt_tokens, within_budget
 from utils.model.profiles import Profile
 from utils.model.weights import check_adapter_fits, check_model_folder, read_adapter
 
@@ -52,7 +52,7 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
         notify: receives one sentence whenever an engine had to be given up for the next one.
     Raises:
         FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model; a model's folder
-            does not hold the weights that its configuration asks for.
+            does not hold the weights that its configuration asks for, or its tokenizer does not suit.
         RuntimeError: the machine cannot run the profile, or no engine could load it.
     """
     profile.check_machine()
@@ -75,10 +75,56 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
                 "going on with less: slower, same algorithm"
             )
         else:
+            check_tokenizer(tokenizer, profile.model)
             tokenizer.padding_side = "left"
             policy = Policy(model, tokenizer, profile, engine)
             return policy if adapter is None else with_adapter(policy, adapter)
     raise AssertionError("no engine to try")
+
+
+PROBE = 'Is 3 < 5 & "7" > 6?\n\n  Ça coûte {{ 1 }} € \\boxed{x}\t\N{GRINNING FACE}'  # what a template may not alter
+
+
+def check_tokenizer(tokenizer: Any, model: str) -> None:
+    """Refuse a tokenizer that cannot put system message and question to the model, each as it is.
+
+    Raises:
+        ValueError: it has no chat template, or one that refuses, drops or alters either of them or does not begin the
+            answer; no pad or no end token. Names the model and the mend.
+    """
+    if fault := _template_fault(tokenizer):
+        raise ValueError(
+            f"{model}: {fault}. Mend: choose an instruct model whose template takes a system message, as "
+            "Qwen/Qwen2.5-0.5B-Instruct does"
+        )
+    for name in ("pad_token", "eos_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(
+                f"{model}: its tokenizer has no {name}, without which no batch can be "
+                f"{'filled up' if name == 'pad_token' else 'ended'}. Mend: name one in the tokenizer_config.json of a "
+                "copy, and give the copy's folder as the model"
+            )
+
+
+def _template_fault(tokenizer: Any) -> str | None:
+    if not tokenizer.chat_template:
+        return "it has no chat template, so it was not made to answer questions (a base model?)"
+    messages = chat_prompt(PROBE)
+
+    def render(messages: list[dict[str, str]], begin: bool) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin)
+
+    try:
+        prompt, closed = render(messages, True), render(messages, False)
+        answered = render([*messages, {"role": "assistant", "content": "Yes."}], False)
+    except Exception as error:  # what a template raises is its own
+        return f"its chat template refuses a system message with a question ({type(error).__name__}: {error})"
+    for message in messages:
+        if message["content"] not in prompt:
+            return f"its chat template drops or alters the {message['role']} message"
+    if prompt == closed and not answered.removeprefix(prompt).lstrip().startswith("Yes."):
+        return "its chat template does not begin the answer (add_generation_prompt), so the question would be continued"
+    return None
 
 
 def with_adapter(policy: Policy, folder: str | Path) -> Policy:
@@ -223,6 +269,46 @@ class Sample:
     truncated: bool | None
 
 
+def prompt_budget(policy: Policy) -> int:
+    """Most tokens of a prompt beside which the context holds a whole answer: what is longer cannot be measured.
+
+    The context is the profile's `context_tokens`, or the model's `max_position_embeddings` where those are fewer.
+    Training leaves out more: what exceeds `max_prompt_tokens`, which is a matter of memory.
+    """
+    profile = policy.profile
+    positions = getattr(policy.model.config, "max_position_embeddings", None) or profile.context_tokens
+    return min(profile.context_tokens, positions) - profile.max_completion_tokens
+
+
+def fitting(policy: Policy, questions: Sequence[Question]) -> tuple[list[Question], dict[str, Any]]:
+    """The questions whose prompts are within the `prompt_budget`, and a record of the others, {} where there are none.
+
+    Returns:
+        The former, and {"budget": [tokens], "questions": [{"source", "id", "tokens"} of each that is too long]}.
+    Raises:
+        ValueError: none fits.
+    """
+    budget = prompt_budget(policy)
+    fits, too_long = within_budget(questions, policy.tokenizer, budget)
+    if too_long and not fits:
+        raise ValueError(f"none of {len(too_long):,} questions fits: {_too_long(policy, too_long[0])}")
+    rows = [
+        {"source": q.row.get("source"), "id": q.id, "tokens": prompt_tokens(policy.tokenizer, q.question)}
+        for q in too_long
+    ]
+    return fits, {"budget": budget, "questions": rows} if rows else {}
+
+
+def _too_long(policy: Policy, question: Question) -> str:
+    cap, budget = policy.profile.max_completion_tokens, prompt_budget(policy)
+    where = question.row.get("source", repr(question.question[:80]))
+    return (
+        f"the prompt of {where} has {prompt_tokens(policy.tokenizer, question.question):,} tokens, and a context of "
+        f"{budget + cap:,} has room for {budget:,} beside an answer of {cap:,}; shorten the question, or use a profile "
+        "with a longer context"
+    )
+
+
 def generate(policy: Policy, questions: Sequence[Question], temperature: float = 0.0, n: int = 1) -> list[list[Sample]]:
     """Answer every question n times; `temperature` 0 is greedy decoding.
 
@@ -241,18 +327,23 @@ def batches(
     """Answer batch by batch, yielding {index of the question: its n samples}; batches known already are left out.
 
     Which questions share a batch does not depend on `known`: on a GPU the last bits of an answer depend on its batch.
+
+    Raises:
+        ValueError: a prompt is over the `prompt_budget`; `fitting` sorts such questions out.
     """
-    prompts = [render_prompt(policy, q.question) for q in questions]
-    order = list(range(len(prompts)))
+    if too_long := within_budget(questions, policy.tokenizer, prompt_budget(policy))[1]:
+        raise ValueError(_too_long(policy, too_long[0]))
+    order = list(range(len(questions)))
     if policy.engine == "unsloth+vllm":
         size, answer = VLLM_BATCH, _vllm(policy)
     else:
         size, answer = policy.profile.eval_batch, _generate_batch
-        order.sort(key=lambda i: len(prompts[i]))  # alike lengths together: little padding
+        order.sort(key=lambda i: len(questions[i].question))  # alike lengths together: little padding
     step = max(1, size // n)
     for batch in (order[start : start + step] for start in range(0, len(order), step)):
         if not all(i in known for i in batch):
-            yield dict(zip(batch, answer(policy, [prompts[i] for i in batch], temperature, n), strict=True))
+            prompts = [render_prompt(policy, questions[i].question) for i in batch]
+            yield dict(zip(batch, answer(policy, prompts, temperature, n), strict=True))
 
 
 def render_prompt(policy: Policy, question: str) -> str:

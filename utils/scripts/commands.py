@@ -237,10 +237,10 @@ def evaluate(args: Namespace) -> None:
     """
     from utils.data.questions import load_questions, read_questions
     from utils.evaluation import report
-    from utils.evaluation.evaluate import card_text, comparison_text, load_evaluation
+    from utils.evaluation.evaluate import card_text, comparison_text, load_evaluation, too_long_text
     from utils.evaluation.evaluate import evaluate as run
     from utils.evaluation.protocol import PROTOCOL, Protocol, begin, header_of, protocol_of, read_header, require_same
-    from utils.model.policy import check_adapter, load_policy, with_adapter
+    from utils.model.policy import check_adapter, fitting, load_policy, with_adapter
     from utils.setup import versions
 
     profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
@@ -252,6 +252,11 @@ def evaluate(args: Namespace) -> None:
     policy = load_policy(profile)
     if args.adapter:
         check_adapter(args.adapter, policy)
+    questions, too_long = fitting(policy, questions)
+    if too_long:
+        print(too_long_text(len(questions), too_long), flush=True)
+    if any((folder / PROTOCOL).exists() for folder in folders.values()):
+        print("Reading the answers that are there", flush=True)
     if args.base:
         theirs = read_header(Path(args.base))["protocol"]
         if theirs is None:
@@ -260,11 +265,11 @@ def evaluate(args: Namespace) -> None:
         load_evaluation(args.base)  # or it says what is missing
     if args.adapter:
         adapted = dataclasses.replace(policy, adapter=Path(args.adapter))
-        begin(output, header_of(adapted, questions), questions)
+        begin(output, header_of(adapted, questions, too_long=too_long), questions)
     if not args.base:
-        run(policy, questions, counter("base model"), folders["base"])
+        run(policy, questions, counter("base model"), folders["base"], too_long)
     if args.adapter:
-        run(with_adapter(policy, args.adapter), questions, counter("trained model"), output)
+        run(with_adapter(policy, args.adapter), questions, counter("trained model"), output, too_long)
     evaluations = {who: load_evaluation(folder) for who, folder in folders.items()}
     verdicts = {who: evaluation.verdicts for who, evaluation in evaluations.items()}
     summary = report.summarise(
@@ -274,6 +279,7 @@ def evaluate(args: Namespace) -> None:
         questions=args.questions or f"{profile.dataset} test",
         adapter=args.adapter,
         **training_facts(args.adapter),
+        **({"too_long": too_long} if too_long else {}),
         protocol_hash=evaluations["base"].header["protocol_hash"],
         total_seconds=round(time.perf_counter() - start, 1),
     )
@@ -319,16 +325,21 @@ def training_facts(adapter: str | None) -> dict[str, Any]:
 
 
 def counter(label: str) -> Callable[[int, int, int], None]:
-    """A progress callback that prints a line each time another tenth is done, with the strict rate so far."""
+    """A progress callback: a line at the start, after the first batch, and then each tenth or half minute."""
     from utils.stats import progress_text
 
-    shown_tenths = 0
+    calls, told = [], [0.0, -1]  # when, and at which tenth
 
     def progress(done: int, total: int, strict: int) -> None:
-        nonlocal shown_tenths
-        if done * 10 // total > shown_tenths:
-            shown_tenths = done * 10 // total
-            print(progress_text(label, done, total, strict), flush=True)
+        now, tenth = time.perf_counter(), done * 10 // total
+        calls.append((now, done))
+        if len(calls) > 2 and tenth == told[1] and now - told[0] < 30:
+            return
+        told[:] = now, tenth
+        (start, known), to_go = calls[0], ""
+        if done > known and (left := (now - start) / (done - known) * (total - done)) > 60:
+            to_go = f", about {left / 60:,.0f} min to go"
+        print(progress_text(label, done, total, strict) + to_go, flush=True)
 
     return progress
 
