@@ -10,6 +10,7 @@ No text raises, and every step takes linear time.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from decimal import Decimal
 from fractions import Fraction
 
@@ -22,7 +23,7 @@ _PLAIN_CHARACTERS = str.maketrans(
     | dict.fromkeys("−‐‑‒–⁻﹣", "-")
     | dict.fromkeys("¢£¤¥￡￥" + "".join(map(chr, range(0x20A0, 0x20C1))), "$")
     | dict.fromkeys("\u00a0\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B))), " ")
-    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", "")  # invisible
+    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff", "")  # invisible
     | dict.fromkeys("·⋅∙✕✖", "×")
     | dict.fromkeys("≈≃≅→⇒", "=")
     | dict.fromkeys("⁄∕", "/")
@@ -30,6 +31,7 @@ _PLAIN_CHARACTERS = str.maketrans(
     | {power: str(unicodedata.digit(power)) for power in "⁰¹²³⁴⁵⁶⁷⁸⁹"}
     | {part: r"\frac" + unicodedata.normalize("NFKC", part).replace("⁄", "") for part in "¼½¾⅐⅑⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 )
+_HIDDEN_SPACE = re.compile(r"(?<=\d)[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]++(?=\d++\s?[/⁄∕])")  # of 1 1/2
 _SUPERSCRIPT = re.compile("(?<![⁻⁰¹²³⁴-⁹])(?=[⁻⁰¹²³⁴-⁹])")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _LATEX = re.compile(r"\\(?:[A-Za-z]+|!\s*|\W)|\s?\{,\s?\}\s?")
@@ -61,16 +63,19 @@ _NUMBER = re.compile(
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALES |= {"k": 10**3, "m": 10**6, "b": 10**9}
 _NO_SEPARATORS = str.maketrans("", "", " '_")
-_PLACES = (
-    "step|part|case|equation|eqn?|formula|method|option|example|note|item|line|figure|fig|table|rule|section|problem"
-    "|question|exercise|approach|solution|hint|scenario"
+_PLACES = "step part case equation eqn formula method option example note item line fig table rule section".split()
+_PLACES += "problem question exercise approach solution hint scenario".split()
+_PLACE = rf"\b(?:{'|'.join(_PLACES)})(?:ure)?s?\b"
+_REFERENCE = re.compile(  # equation (2), steps 2 and 3, the 2nd step; but "in that case 18 are left"
+    r"(?<!that )(?<!this )(?<!which )(?<!each )(?<!every )(?<!per )(?<!any )(?<!one )"
+    rf"({_PLACE}\.?)[\s*_#:]{{0,3}}[(\[{{]?\d{{1,3}}+(?:\.\d+)*[)\]}}]?(?!\d|,\d|%|\s?[+*/=])"
+    r"(?:\s?(?:,|and|or|to|-|&)\s?[(\[]?\d{1,3}\b[)\]]?)*+"
+    rf"|\b\d{{1,2}}(?:st|nd|rd|th)\s(?={_PLACE})",
+    re.IGNORECASE,
 )
-_REFERENCE = re.compile(
-    r"(?<!that )(?<!this )(?<!which )(?<!each )(?<!every )(?<!per )(?<!any )(?<!one )"  # "in that case 18 are left"
-    rf"(\b(?:{_PLACES})s?\b\.?)[\s*_#:]{{0,3}}[(\[{{]?\d{{1,3}}+(?:\.\d+)*[)\]}}]?(?!\d|,\d|%|\s?[+*/=])"
-    r"(?:\s?(?:,|and|or|to|-|&)\s?[(\[]?\d{1,3}\b[)\]]?)*+"  # steps 2 and 3
-    rf"|()\b\d{{1,2}}(?:st|nd|rd|th)\s(?=(?:{_PLACES})\b)"  # the 2nd step
-    r"|()\\(?:tag|(?:eq)?ref|label)\*?\{[^{}\n]{0,20}\}|()\d\ufe0f?\u20e3",  # \tag{2}; a digit as an emoji
+_LABEL = re.compile(  # by (2) and (3); 18 [1]; \tag{2}; a digit as an emoji
+    r"(\b(?:by|from|using|into|see|via))\s\(\d{1,2}\)(?:\s?(?:,|and|or)\s?\(\d{1,2}\))*+|(?<=[\w.])\s?\[\d\]"
+    r"|\\(?:tag|(?:eq)?ref|label)\*?\{[^{}\n]{0,20}\}|\d\ufe0f?\u20e3",
     re.IGNORECASE,
 )
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
@@ -106,15 +111,16 @@ _OPERATOR = r"and|point|plus|minus|times|over|less|(?:divided|multiplied)\sby"
 _COMPARED = r"(?:more|less|fewer|greater|larger|smaller|higher|lower)\sthan(?:\sor\sequal\sto)?"
 _UNFINISHED = re.compile(  # of a text in which \0 stands for each number and \1 for each aside
     r"[±√∞≤≥≠]|\s[<>]\s|^[\s$(]*>\s*\0|<\s*\$?\0"  # ±5, √16, x > 5
-    r"|\0[\s)}\]]*(?:[+×÷π]|[-*xX:^]+[\s({\[]*[\0\1])|\0[.:]\0"  # 3 + x, 36π; 10 - 5, 3:30, 2^10
+    r"|\0[\s)}\]]*(?:[+×÷π]|[-*xX^]+[\s({\[]*[\0\1])|\0(?:[.:']|\s:\s)\0"  # 3 + x, 36π; 10 - 5, 3:30, 2^10
     r"|[\w)}]\s*[+×÷]\s*\0|(?:/|sqrt)[\s({]*\0"  # x + 3; x/2
     r"|\b[nxyz]\s*+[-*]\s*+\0|\0(?:\s*+[-*/]?\s*[nxyz]|[ai])\b"  # x - 3; 3x, 3 - x
     r"|[A-Za-z]_\{?\0|\b[A-Za-z]\(\0"  # x_3, f(3)
     rf"|(?i:\0[\s-]+(?:(?:{_OPERATOR})\s+)?{_WORD}\b(?!-)"  # 18 plus two
-    rf"|\0\s+[a-z]++,?\s+and\s+{_WORD}\b"  # 5 dollars and fifty cents
+    rf"|\0\s+[a-z]++,?\s+(?:and\s+{_WORD}\b|{_WORD}\W*$)"  # 5 dollars and fifty cents
     rf"|\0\s+[a-z]++,?\s+{_WORD}\s+(?:minute|second|cent|inch|ounce|month|day|hour)"
-    r"|\0[\s-]*(?:squared|cubed|factorial|doubled|tripled|halved|plus\b|point\b)"
-    r"|\0\s(?:or\s(?:more|less|fewer|above|below|higher|lower)|and\s(?:up|above|over|below))\b"  # 18 or more
+    r"|\0[\s-]*(?:squared|cubed|factorial|doubled|tripled|halved|plus|point)\b"
+    r"|\0\s(?:or\s(?:more|less|fewer|above|below|higher|lower)|and\s(?:up|above|over|below)|to\sthe\s\w+\spower)\b"
+    r"|\0(?:\s[a-z]++)?\sat\s(?:least|most)\b|\b(?:other\sthan|anything\sbut)\s+\$?\0"  # 18 at least
     r"|\b(?:half|(?:half|quarters?|thirds?|fourths?|fifths?|root|square|cube)\s(?:of|the)(?:\sthe)?)\s+[$(]?\0"
     r"|\b(?:twice|thrice|double|triple|times)\s+[$(]?\0"  # and half of 36
     rf"|\b(?:at\s(?:least|most)|{_COMPARED}|exceed(?:s|ing)?)\s+[$(]*\0|^\W*(?:over|under|above|below|beyond)\s+\$?\0"
@@ -126,7 +132,7 @@ _UNFINISHED = re.compile(  # of a text in which \0 stands for each number and \1
 _SEVERAL = re.compile(r"\0(?:[^\0]*[^\0\s({\[$])?[\s$]*\0")  # 5 or 6, 2 hours 2 minutes, but not "$42 (42 dollars)"
 _WORDS = re.compile(r"(?! ?[A-Za-z]\b)[A-Za-z ]*")  # but no 5x
 _RECKONED = re.compile(  # words after a number that may make another one of it
-    rf"\b(?:{_WORD}|{_OPERATOR}|or|squared|cubed|factorial|doubled|tripled|halved|(?:{'|'.join(_PARTS)})s?)\b",
+    rf"\b(?:{_WORD}|{_OPERATOR}|or|at\s(?:least|most)|to\sthe|squared|cubed|factorial|doubled|tripled|halved|(?:{'|'.join(_PARTS)})s?)\b",
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r"\b(?:or|and)\b|[,;\n](?!\d)")
@@ -173,20 +179,31 @@ def to_number(text: str | None) -> Fraction | None:
 
 def _plain(text: str) -> str:
     """The text in plain characters: full-width, typographic and LaTeX forms spelt out, and references left out."""
-    text = _REFERENCE.sub(r"\1", text)
+    if _mentions(text, _PLACES):
+        text = _REFERENCE.sub(lambda reference: reference[1] or "", text)
+    if _mentions(text, "([\\\u20e3"):
+        text = _LABEL.sub(lambda label: label[1] or "", text)
     if "=" in text:
         text = re.sub("=+>", "=", re.sub("[<>!]=(?!=)|=<", "≠", text))
     if not text.isascii():
-        text = _SUPERSCRIPT.sub("^", text).translate(_PLAIN_CHARACTERS)
+        text = _SUPERSCRIPT.sub("^", _HIDDEN_SPACE.sub(" ", text)).translate(_PLAIN_CHARACTERS)
     if "\\" in text or "{," in text:
-        text = re.sub(r"(?<=\d)(?:\\!\s?)*+(?=\\[dtc]?frac)", " ", text)
+        text = re.sub(r"(?<=\d)(?:\\!\s?|~|\{\})*+(?=\\[dtc]?frac)", " ", text)
         text = _FRACTION.sub(r"\1\2/\3\4 ", text)
         text = _LATEX.sub(lambda command: _LATEX_MEANING.get(command[0].replace(" ", ""), " "), text)
     return without_annotations(text) if "<<" in text else text
 
 
+def _mentions(text: str, words: Iterable[str]) -> bool:
+    """Whether one of these stands in a text: a quick look before a slow pattern."""
+    text = text.lower()
+    return any(word in text for word in words)
+
+
 def _in_figures(text: str) -> str:
     """The text with its fractions in words as fractions: "2 and a half" is 2 1/2."""
+    if not _mentions(text, _PARTS):
+        return text
     text = _MIXED.sub(lambda m: f" {_count(m[2])}/{_PARTS[m[3].lower()]}{m[1]}", text)
     return _FRACTION_IN_WORDS.sub(lambda m: f"{m[1] or m[3]}/{_PARTS[(m[2] or m[4]).lower()]}", text)
 
@@ -242,15 +259,17 @@ def _exact(digits: str) -> Fraction:
 
 # ------------------------------------------------------------------------------------- the last number of a text
 
-_MARKER = re.compile(  # of an item in a list, where a line begins: "3. ", "**2)** ", "(1) ", "2.1. ", "4 - Add"
-    r"^([ \t>*_#+•-]*+\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
-    r"(?:[.)\]:](?=[*_\s]|$|(?<=\))[A-Za-z])|[ \t]?-[ \t](?=[A-Z*]))",
-    re.MULTILINE,
+_MARKER = (
+    re.compile(  # of an item in a list, where a line or a sentence begins: "3. ", "**2)** ", "(1) ", "2.1. ", "4 - Add"
+        r"(^[ \t>*_#+•-]*+\(?|(?<=[.:;!?]\s)\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
+        r"(?:[.)\]:](?=[*_\s]|$|(?<=\))[A-Za-z])|[ \t]?-[ \t](?=[A-Z*])|\Z)",
+        re.MULTILINE,
+    )
 )
 _LISTED = re.compile(  # what stands between two numbers where one would have to choose
     r"\s?(?:[,;]\s?(?:or\s)?|or\s)\$?"  # 41, 42
     r"|(?:\s?[a-z]{1,12})?,?\s(?:or|to|vs\.?|versus|through|(?:out\s)?of)\s(?:[a-z]\s?=\s?)?\$?"  # x = 3 or x = 5
-    r"|\s*\n[ \t]*•\s*",
+    r"|(?:\s?[a-z.]{1,12})?[ \t]?-[ \t]?\$?|\s*\n[ \t]*•\s*",  # 5 pm - 7 pm
     re.IGNORECASE,
 )
 _BETWEEN = re.compile(r"\bbetween\s\$?$", re.IGNORECASE)
@@ -283,12 +302,13 @@ def last_number(text: str) -> str | None:
 
 
 def _without_markers(text: str) -> str:
-    """A bullet in place of each list item's number, if it is below 10 or follows on that of another item."""
+    """A bullet for each list item's number: one that follows on another item's, or is below 10 and begins a line."""
     numbers: set[int] = set()
 
     def bullet(marker: re.Match) -> str:
-        number, last = int(marker[2]), marker.end() == len(marker.string)
-        found = number - 1 in numbers or (number < 10 and not last)
+        number, last = int(marker[2]), marker.end() == len(text)
+        begins = text[marker.start() - 1 : marker.start()] in ("", "\n")
+        found = number - 1 in numbers or (number < 10 and begins and not last)
         numbers.add(number)
         return f"{marker[1]}• " if found else marker[0]
 
