@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from utils.files import ROOT, portable, read_jsonl, write_json, write_jsonl
 from utils.training import checkpoints as mirrors
@@ -28,15 +29,21 @@ from utils.training.checkpoints import (
 )
 
 SETTINGS = {"seed": 0, "model": "assets/tiny_model", "rewards": ["a"], "beta": 0.0}
-CONTENT = {"adapter_model.safetensors": 40_000, "optimizer.pt": 3_000, "trainer_state.json": 7, "ref/weights.bin": 900}
+CONTENT = {"adapter_model.safetensors": 40_000, "adapter_config.json": 30, "ref/weights.bin": 900}
+STATE = {"optimizer.pt": 3_000, "scheduler.pt": 10, "rng_state.pth": 500}
 
 
 def make_checkpoint(run, step, settings=SETTINGS):
-    """A checkpoint as training leaves one, with random bytes in it."""
+    """A checkpoint as training leaves one, with random numbers in it."""
     checkpoint = run / f"checkpoint-{step}"
-    for name, size in CONTENT.items():
+    for name, size in (CONTENT | STATE).items():
+        content = random.Random(f"{step} {name}").randbytes(size)
         (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkpoint / name).write_bytes(random.Random(f"{step} {name}").randbytes(size))
+        if name in STATE:
+            torch.save(torch.tensor(list(content), dtype=torch.uint8), checkpoint / name)
+        else:
+            (checkpoint / name).write_bytes(content)
+    write_json(checkpoint / "trainer_state.json", {"global_step": step, "max_steps": 9})
     write_json(run / "settings.json", settings)
     write_jsonl(run / "log.jsonl", [{"step": i + 1, "reward": 0.5} for i in range(step)])
     write_jsonl(run / "rollouts.jsonl", [{"step": i + 1, "groups": []} for i in range(step)])
@@ -74,8 +81,8 @@ def flip_a_bit(checkpoint):
 @pytest.mark.parametrize(
     "damage, reason",
     [
-        (lambda c: os.truncate(c / "optimizer.pt", 100), "optimizer.pt is truncated: 100 bytes instead of 3,000"),
-        (lambda c: (c / "optimizer.pt").write_bytes(bytes(3_001)), "optimizer.pt is altered: 3,001 bytes"),
+        (lambda c: os.truncate(c / "optimizer.pt", 100), "optimizer.pt is truncated: 100 bytes instead of "),
+        (lambda c: (c / "optimizer.pt").write_bytes(bytes(30_001)), "optimizer.pt is altered: 30,001 bytes"),
         (flip_a_bit, "optimizer.pt was altered (sha256 "),
         (lambda c: (c / "ref/weights.bin").unlink(), "ref/weights.bin is missing"),
         (lambda c: (c / "complete.json").unlink(), "it was not written to its end (complete.json is missing)"),
@@ -283,7 +290,7 @@ def test_what_is_deleted_is_emptied_first(run, monkeypatch):
     seen = {}
     monkeypatch.setattr(mirrors.shutil, "rmtree", lambda folder: seen.update(content(folder)))
     mirrors.remove(run / "checkpoint-3")
-    assert len(seen) == len(CONTENT) and not any(seen.values())
+    assert len(seen) == len(CONTENT | STATE) + 1 and not any(seen.values())
     assert flaw(run / "checkpoint-3") == "it was not written to its end (complete.json is missing)"
 
 
