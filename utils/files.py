@@ -59,11 +59,19 @@ def read_json(path: str | Path, mend: str) -> dict[str, Any]:
         ValueError: the file is damaged; names it and `mend`.
     """
     try:
-        value = json.loads(Path(path).read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(f"it holds {value!r:.40}, not an object")
-    except (ValueError, RecursionError) as error:
+        return json_object(Path(path).read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {mend}") from error
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """The object that a JSON text holds; ValueError where it is none, or no JSON."""
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.40} is no object")
     return value
 
 

@@ -162,7 +162,7 @@ def test_a_run_of_a_moved_clone_goes_on(copy):
 
 
 def test_a_mirror_of_another_run_is_refused_before_anything_is_copied(copy, tmp_path):
-    with pytest.raises(ValueError, match="learning_rate is 0.002 in .*copy and 0.003 in this run"):
+    with pytest.raises(ValueError, match="learning_rate is 0.002 in .*copy/settings.json and 0.003 in this run"):
         run_training(trainer_for(tmp_path / "new", learning_rate=3e-3), resume=True, mirror=copy)
     with pytest.raises(FileExistsError, match="copy holds an earlier run"):
         run_training(trainer_for(tmp_path / "new"), mirror=copy)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from utils.files import ROOT, portable, read_jsonl, write_json, write_jsonl
 from utils.training import checkpoints as mirrors
@@ -29,20 +30,18 @@ from utils.training.checkpoints import (
 )
 
 SETTINGS = {"seed": 0, "model": "assets/tiny_model", "rewards": ["a"], "beta": 0.0}
-CONTENT = {"adapter_model.safetensors": 40_000, "adapter_config.json": 30, "ref/weights.bin": 900}
-STATE = {"optimizer.pt": 3_000, "scheduler.pt": 10, "rng_state.pth": 500}
+CONTENT = {"adapter_model.safetensors": 40_000, "optimizer.pt": 3_000, "scheduler.pt": 10, "rng_state.pth": 500}
 
 
 def make_checkpoint(run, step, settings=SETTINGS):
     """A checkpoint as training leaves one, with random numbers in it."""
     checkpoint = run / f"checkpoint-{step}"
-    for name, size in (CONTENT | STATE).items():
-        content = random.Random(f"{step} {name}").randbytes(size)
-        (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
-        if name in STATE:
-            torch.save(torch.tensor(list(content), dtype=torch.uint8), checkpoint / name)
-        else:
-            (checkpoint / name).write_bytes(content)
+    (checkpoint / "ref").mkdir(parents=True, exist_ok=True)
+    for name, size in CONTENT.items():
+        numbers = torch.tensor(list(random.Random(f"{step} {name}").randbytes(size)), dtype=torch.uint8)
+        (save_file if name.endswith(".safetensors") else torch.save)({"numbers": numbers}, checkpoint / name)
+    (checkpoint / "ref/weights.bin").write_bytes(bytes(900))
+    write_json(checkpoint / "adapter_config.json", {"r": 16})
     write_json(checkpoint / "trainer_state.json", {"global_step": step, "max_steps": 9})
     write_json(run / "settings.json", settings)
     write_jsonl(run / "log.jsonl", [{"step": i + 1, "reward": 0.5} for i in range(step)])
@@ -290,7 +289,7 @@ def test_what_is_deleted_is_emptied_first(run, monkeypatch):
     seen = {}
     monkeypatch.setattr(mirrors.shutil, "rmtree", lambda folder: seen.update(content(folder)))
     mirrors.remove(run / "checkpoint-3")
-    assert len(seen) == len(CONTENT | STATE) + 1 and not any(seen.values())
+    assert len(seen) == len(CONTENT) + 3 and not any(seen.values())
     assert flaw(run / "checkpoint-3") == "it was not written to its end (complete.json is missing)"
 
 

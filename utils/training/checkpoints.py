@@ -16,7 +16,7 @@ uploads them is its own affair; `drive.flush_and_unmount()` waits for it.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import shutil
@@ -28,14 +28,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from utils.files import differences, read_json, sha256, write_json
+from utils.files import differences, json_object, read_json, sha256, write_json
+from utils.model.policy import check_adapter
 
 MANIFEST = "complete.json"
 NEEDED = (  # where one is missing, transformers goes on without what it holds
     *("adapter_config.json", "adapter_model.safetensors"),
     *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
 )
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what JSON raises that is not as written
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what JSON raises that is not as it was written
 RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
 KEEP = 2  # checkpoints in the mirror
 
@@ -72,7 +73,7 @@ def read_training(run: Path) -> dict[str, Any]:
         return {}
     training = read_json(path, mend)
     for name in ("seed", "steps", "seconds"):
-        if type(value := training.get(name)) not in (int, float):
+        if type(value := training.get(name)) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f"{path} is damaged ({name} is {value!r:.40}, not a number); {mend}")
     return training
 
@@ -87,7 +88,7 @@ def flaw(checkpoint: Path, settings: dict[str, Any] | None = None, step: int | N
     try:
         if not (checkpoint / MANIFEST).exists():
             return f"it was not written to its end ({MANIFEST} is missing)"
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json_object((checkpoint / MANIFEST).read_bytes())
         files = manifest["files"]
         for name, wanted in (dict.fromkeys(NEEDED) | files).items():
             path = checkpoint / name
@@ -106,13 +107,13 @@ def flaw(checkpoint: Path, settings: dict[str, Any] | None = None, step: int | N
         return f"{MANIFEST} is damaged ({type(error).__name__}: {error})"
     if other:
         return f"it belongs to another run: {'; '.join(other)}"
-    return _wrong_state(checkpoint, manifest.get("step", step), step) or _unsafe(checkpoint)
+    return _wrong_state(checkpoint, manifest.get("step"), step) or _unloadable(checkpoint)
 
 
 def _wrong_state(checkpoint: Path, written: Any, step: int | None) -> str | None:
     """What is wrong with trainer_state.json and the step; `written` stands in the manifest (not in those of old)."""
     try:
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state = TrainerState(**json_object((checkpoint / "trainer_state.json").read_bytes()))
     except DAMAGED as error:
         return f"trainer_state.json is damaged ({type(error).__name__}: {error})"
     for name, usual in vars(TrainerState()).items():
@@ -126,10 +127,14 @@ def _wrong_state(checkpoint: Path, written: Any, step: int | None) -> str | None
     return None
 
 
-def _unsafe(checkpoint: Path) -> str | None:
-    """Which file holds more than tensors and numbers: loading it as pickle would run what somebody put there."""
+def _unloadable(checkpoint: Path) -> str | None:
+    """Which file cannot be loaded, or holds more than tensors and numbers: as a pickle, it runs what it likes."""
     from transformers.trainer import safe_globals  # numpy's arrays, for rng_state.pth
 
+    try:
+        check_adapter(checkpoint)
+    except (ValueError, RecursionError) as error:
+        return str(error)
     for path in sorted(checkpoint.glob("*.pt*")):
         try:
             with safe_globals():
@@ -149,14 +154,16 @@ def all_checkpoints(run: str | Path) -> list[Path]:
     return sorted((c for c in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", c.name)), key=step_of)
 
 
-def complete_checkpoints(run: str | Path, notify: Callable[[str], None] = print) -> list[Path]:
+def complete_checkpoints(
+    run: str | Path, notify: Callable[[str], None] = print, settings: dict[str, Any] | None = None
+) -> list[Path]:
     """The checkpoints of a run that can be gone on from, oldest first.
 
     Args:
-        run: the run's folder; its settings.json tells which checkpoints are its own.
         notify: receives a sentence for each other checkpoint, with the reason.
+        settings: they tell which checkpoints are the run's own; those in its settings.json unless given.
     """
-    settings, whole = read_settings(Path(run)) or None, []
+    settings, whole = settings or read_settings(Path(run)) or None, []
     for checkpoint in all_checkpoints(run):
         if reason := flaw(checkpoint, settings, step_of(checkpoint)):
             notify(f"{checkpoint} is not used: {reason}")

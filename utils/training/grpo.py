@@ -297,13 +297,13 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
             raise FileExistsError(
                 f"{folder} holds an earlier run; resume it (resume=True, --resume) or choose another folder"
             )
-        if other := differences(read_settings(folder), settings, (str(folder), "this run")):
+        if other := differences(read_settings(folder), settings, (str(folder / "settings.json"), "this run")):
             raise ValueError(f"{'; '.join(other)}. Resume with the same settings or choose another folder")
-    write_json(output / "settings.json", settings)
     if mirror:
         restore(mirror, output)
-    done = complete_checkpoints(output)
+    done = complete_checkpoints(output, settings=settings)
     _lose_nothing(folders, step_of(done[-1]) if done else 0, trainer.args)
+    write_json(output / "settings.json", settings)
     for folder in set(all_checkpoints(output)) - set(done):
         refused = folder.with_name(f"refused-{folder.name}")
         shutil.rmtree(refused, ignore_errors=True)

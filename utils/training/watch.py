@@ -7,7 +7,6 @@ own table has the step and a loss that is zero by construction; `LiveTable` tell
 from __future__ import annotations
 
 import html
-import json
 import math
 import sys
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from utils.files import json_object
 from utils.plots import learning_curves, png
 from utils.rewards.functions import REWARDS, RewardFunction
 from utils.stats import progress_text
@@ -65,11 +65,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _record(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-        for name, value in {"step": None, **record}.items():
+        record = json_object(line)
+        for name, value in ({"step": None} | record).items():
             if name != "groups" and not isinstance(value, int if name == "step" else int | float | None):
-                raise TypeError(f"{name} is {value!r:.40}, not a number")
-    except (ValueError, TypeError, RecursionError) as error:
+                raise ValueError(f"{name} is {value!r:.40}, not a number")
+    except ValueError as error:
         mend = "move the file away: the run goes on, without the record of its earlier steps"
         raise ValueError(f"{where} is damaged ({error}); {mend}") from error
     return record
