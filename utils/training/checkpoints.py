@@ -36,7 +36,7 @@ NEEDED = (  # where one is missing, transformers goes on without what it holds
     *("adapter_config.json", "adapter_model.safetensors"),
     *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
 )
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what JSON raises that is not as it was written
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what JSON raises that is not as written
 RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
 KEEP = 2  # checkpoints in the mirror
 
@@ -113,7 +113,7 @@ def flaw(checkpoint: Path, settings: dict[str, Any] | None = None, step: int | N
 def _wrong_state(checkpoint: Path, written: Any, step: int | None) -> str | None:
     """What is wrong with trainer_state.json and the step; `written` stands in the manifest (not in those of old)."""
     try:
-        state = TrainerState(**json_object((checkpoint / "trainer_state.json").read_bytes()))
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     except DAMAGED as error:
         return f"trainer_state.json is damaged ({type(error).__name__}: {error})"
     for name, usual in vars(TrainerState()).items():
