@@ -33,11 +33,16 @@ from utils.model.policy import check_adapter
 
 MANIFEST = "complete.json"
 NEEDED = (  # where one is missing, transformers goes on without what it holds
-    *("adapter_config.json", "adapter_model.safetensors"),
-    *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
 )
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what JSON raises that is not as written
-RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
+LOGS = ("log.jsonl", "rollouts.jsonl")
+RECORDS = ("settings.json", *LOGS)
 KEEP = 2  # checkpoints in the mirror
 
 

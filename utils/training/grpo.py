@@ -38,6 +38,7 @@ from utils.model.profiles import Profile
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, total_reward
 from utils.setup import versions
 from utils.training.checkpoints import (
+    LOGS,
     MANIFEST,
     Mirror,
     all_checkpoints,
@@ -51,7 +52,6 @@ from utils.training.checkpoints import (
 )
 from utils.training.watch import Alarms, LiveTable, read_log
 
-LOGS = ("log.jsonl", "rollouts.jsonl")
 SAME_ON_RESUME = (
     "loss_type",
     "num_generations",
@@ -320,19 +320,23 @@ def _lose_nothing(folders: Sequence[Path], step: int, args: Any) -> None:
     Without a checkpoint (`step` 0) a run that was stopped before its first one just starts again: the same seed
     writes the same log.
     """
-    for folder in folders if step == 0 else ():
+    for folder in folders if step == 0 else folders[:1]:
         steps = [record["step"] for name in LOGS for record in read_log(folder / name)]
-        last = max([*steps, *map(step_of, all_checkpoints(folder)), read_training(folder).get("steps", 0)])
-        if last > args.save_steps or (folder / "adapter").exists() or any(folder.glob(f"checkpoint-*/{MANIFEST}")):
+        reached = max([step, read_training(folder).get("steps", 0), *steps])
+        if step == 0 and (
+            (folder / "adapter").exists()
+            or any(folder.glob(f"checkpoint-*/{MANIFEST}"))
+            or max([reached, *map(step_of, all_checkpoints(folder))]) > args.save_steps
+        ):
             raise FileExistsError(
                 f"{folder} holds a run and no checkpoint that it can go on from; training would begin again at step 1 "
                 "and overwrite what is left of it. Choose another folder, or move or delete what is in this one"
             )
-    if (reached := max(step, read_training(folders[0]).get("steps", 0))) > args.max_steps:
-        raise ValueError(
-            f"{folders[0]} holds a run of {reached} steps, and {args.max_steps} were asked for; ask for at least "
-            f"{reached} (--max-steps, the profile's steps) or choose another folder"
-        )
+        if reached > args.max_steps:
+            raise ValueError(
+                f"{folder} holds a run of {reached} steps, and {args.max_steps} were asked for; ask for at least "
+                f"{reached} (--max-steps, the profile's steps) or choose another folder"
+            )
 
 
 @contextmanager
