@@ -262,26 +262,33 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(straight
 
 def test_a_run_does_not_end_before_the_step_it_has_reached(copy):
     os.truncate(copy / "checkpoint-6" / "optimizer.pt", 100)  # the adapter is of step 6 all the same
-    for done in (6, 3):
+    for done, asked in ((6, 4), (3, 2)):
         before = content(copy / "adapter")
-        with pytest.raises(ValueError, match=f"a run of {done} steps, and 2 were asked for; ask for at least {done}"):
-            run_training(trainer_for(copy, steps=2), resume=True)
+        with pytest.raises(ValueError, match=f"a run of {done} steps, and {asked} were asked for; ask for at least"):
+            run_training(trainer_for(copy, steps=asked), resume=True)
         assert content(copy / "adapter") == before
         without_checkpoints(copy, "checkpoint-3", "adapter")
 
 
 def test_a_finished_run_with_more_steps_goes_on_at_the_rate_of_its_new_schedule(copy, capsys):
-    stopped = run_training(trainer_for(copy, [CtrlC(1, at=7)], steps=12), resume=True)
+    used = []
+
+    class Used(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            used.append(optimizer.param_groups[0]["lr"])
+
+    stopped = run_training(trainer_for(copy, [Used(), CtrlC(1, at=7)], steps=12), resume=True)
     assert stopped.steps == 8 and not stopped.finished
     assert (
         "Up to step 6 the learning rate was that of a run of 6 steps; from step 7 on it is that of a run of 12"
         in capsys.readouterr().out
     )
-    result = run_training(trainer_for(copy, steps=12), resume=True)
+    result = run_training(trainer_for(copy, [Used()], steps=12), resume=True)
     assert "learning rate was" not in capsys.readouterr().out, "the schedule is the one of before"
     wanted = [1 - i / 6 for i in range(6)] + [1 - i / 12 for i in range(6, 12)]
     rates = [line["learning_rate"] for line in result.history]
     assert rates == pytest.approx([SMALL.learning_rate * left**2 for left in wanted])
+    assert used == pytest.approx(rates[6:]), "the optimizer should step with the rate that is logged"
     assert json.loads((copy / "training.json").read_text())["schedules"] == [
         {"from_step": 1, "max_steps": 6},
         {"from_step": 7, "max_steps": 12},
