@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,10 +52,60 @@ def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> Path:
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def read_json(path: str | Path, mend: str) -> dict[str, Any]:
+    """The object in a JSON file that this project wrote.
+
+    Raises:
+        ValueError: the file is damaged; names it and `mend`.
+    """
+    try:
+        return json_object(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {mend}") from error
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """The object that a JSON text holds; ValueError where it is none, or no JSON."""
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.40} is no object")
+    return value
+
+
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSONL file that this project wrote."""
     with Path(path).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give the finished folder `new` the name `folder`; one that has it is deleted when the new one is in its place.
+
+    Killed in between, the old folder is found by `put_back`.
+    """
+    put_back(folder)
+    if folder.exists():
+        os.replace(folder, _aside(folder))
+    try:
+        os.replace(new, folder)
+    finally:
+        put_back(folder)
+
+
+def put_back(folder: Path) -> None:
+    """End what `replace_folder` began: the old folder gets its name back where no new one took it, or is deleted."""
+    if _aside(folder).exists():
+        if folder.exists():
+            shutil.rmtree(_aside(folder))
+        else:
+            os.replace(_aside(folder), folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-old")
 
 
 def sha256(path: Path) -> str:

@@ -254,6 +254,32 @@ def test_an_unreadable_adapter_is_refused_before_anything_is_evaluated(questions
     assert not (tmp_path / "out" / "base").exists()
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"seed": "5", "steps": 2, "seconds": 1.0}', "[" * 100_000])
+def test_a_damaged_training_record_is_named_before_anything_is_evaluated(trained, questions, tmp_path, content):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "training.json").write_text(content)
+    arguments = ["evaluate", "--profile", "tiny", "--adapter", run / "adapter", "--questions", questions]
+    done = command(*arguments, "--output", tmp_path / "out")
+    assert done.returncode == 1 and f"{run / 'training.json'} is damaged" in done.stderr and "delete it" in done.stderr
+    assert "Traceback" not in done.stderr and [f.name for f in (tmp_path / "out").iterdir()] == ["error.log"]
+
+
+def test_resume_starts_and_goes_on_and_overwrites_nothing(tmp_path):
+    arguments = ["train", "--profile", "tiny", "--output", tmp_path / "run", "--resume", "--max-steps"]
+    for steps in (1, 2):
+        done = command(*arguments, steps)
+        assert done.returncode == 0 and f"Trained {steps} steps" in done.stdout, done.stderr
+    assert "Up to step 1 the learning rate was that of a run of 1 steps" in done.stdout
+    before = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    for steps, reason in ((1, "holds a run of 2 steps"), (2, "no checkpoint that it can go on from")):
+        done = command(*arguments, steps)
+        assert done.returncode == 1 and reason in done.stderr and "hoose another folder" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+        for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+
 def test_a_profile_this_machine_cannot_run_is_refused_before_any_download(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -16,7 +16,7 @@ from utils.files import read_jsonl
 from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
 from utils.rewards.functions import correctness_reward, text_of
-from utils.training.checkpoints import complete_checkpoints
+from utils.training.checkpoints import complete_checkpoints, write_manifest
 from utils.training.grpo import build_config, build_trainer, grpo_settings, run_training
 
 SMALL = get_profile("tiny").replace(
@@ -185,7 +185,7 @@ def test_a_run_of_a_moved_clone_goes_on(copy):
 
 
 def test_a_mirror_of_another_run_is_refused_before_anything_is_copied(copy, tmp_path):
-    with pytest.raises(ValueError, match="learning_rate is 0.002 in .*copy and 0.003 in this run"):
+    with pytest.raises(ValueError, match="learning_rate is 0.002 in .*copy/settings.json and 0.003 in this run"):
         run_training(trainer_for(tmp_path / "new", learning_rate=3e-3), resume=True, mirror=copy)
     with pytest.raises(FileExistsError, match="copy holds an earlier run"):
         run_training(trainer_for(tmp_path / "new"), mirror=copy)
@@ -206,6 +206,162 @@ def test_an_existing_run_is_not_overwritten(copy):
         run_training(trainer_for(copy))
 
 
+def content(folder):
+    return {f.relative_to(folder): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def without_checkpoints(run, *names):
+    """A run of which only the named are left beside its settings; names that end in .jsonl keep 4 of their 6 lines."""
+    for path in run.iterdir():
+        if path.name not in (*names, "settings.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.suffix == ".jsonl":
+            path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
+
+
+def damage_all(run):
+    for checkpoint in complete_checkpoints(run):
+        os.truncate(checkpoint / "optimizer.pt", 100)
+
+
+LEFT = {
+    "an adapter": lambda run: without_checkpoints(run, "adapter"),
+    "a log": lambda run: without_checkpoints(run, "log.jsonl"),
+    "rollouts": lambda run: without_checkpoints(run, "rollouts.jsonl"),
+    "training.json": lambda run: without_checkpoints(run, "training.json"),
+    "damaged checkpoints": lambda run: (damage_all(run), without_checkpoints(run, "checkpoint-3", "checkpoint-6")),
+    "no manifest": lambda run: [(c / "complete.json").unlink() for c in complete_checkpoints(run)],
+}
+
+
+@pytest.mark.parametrize(
+    "left, mirrored", [*((left, False) for left in LEFT), ("a log", True), ("damaged checkpoints", True)]
+)
+def test_what_cannot_be_remade_is_not_overwritten(copy, tmp_path, left, mirrored):
+    LEFT[left](copy)
+    before = content(copy)
+    folder, mirror = (tmp_path / "new", copy) if mirrored else (copy, None)
+    with pytest.raises(
+        FileExistsError, match=f"{copy} holds a run and no checkpoint .* Choose another folder, or move"
+    ):
+        run_training(trainer_for(folder), resume=True, mirror=mirror)
+    assert content(copy) == before and (not mirrored or not content(folder))
+
+
+def test_an_adapter_that_a_kill_left_aside_gets_its_name_back(copy):
+    without_checkpoints(copy, "adapter")
+    before = content(copy / "adapter")
+    (copy / "adapter").rename(copy / ".adapter-old")
+    with pytest.raises(FileExistsError, match="holds a run and no checkpoint"):
+        run_training(trainer_for(copy), resume=True)
+    assert content(copy / "adapter") == before
+
+
+def test_other_settings_leave_no_trace_in_a_folder_that_they_do_not_fit(straight, copy):
+    """Without settings.json the checkpoints tell whose run it is."""
+    (copy / "settings.json").unlink()
+    with pytest.raises(FileExistsError, match="no checkpoint that it can go on from"):
+        run_training(trainer_for(copy, learning_rate=3e-3), resume=True)
+    assert same_weights(run_training(trainer_for(copy), resume=True).adapter, straight[1].adapter)
+
+
+@pytest.mark.parametrize("left", ["nothing", "2 steps", "3 steps and a checkpoint begun"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(straight, tmp_path, left):
+    run = tmp_path / "run"
+    if left != "nothing":
+        run.mkdir()
+        for name in ("log.jsonl", "rollouts.jsonl"):
+            lines = (straight[0] / name).read_bytes().splitlines(keepends=True)
+            (run / name).write_bytes(b"".join(lines[: int(left[0])]) + lines[4][:9])
+    if left[0] == "3":
+        shutil.copytree(straight[0] / "checkpoint-3", run / "checkpoint-3", ignore=lambda *_: ["complete.json"])
+    if left != "nothing":
+        with pytest.raises(FileExistsError, match="holds an earlier run; resume it"):
+            run_training(trainer_for(run))
+    result = run_training(trainer_for(run), resume=True)
+    assert same_weights(result.adapter, straight[1].adapter)
+    assert (run / "rollouts.jsonl").read_bytes() == (straight[0] / "rollouts.jsonl").read_bytes()
+
+
+def test_a_run_does_not_end_before_the_step_it_has_reached(copy):
+    os.truncate(copy / "checkpoint-6" / "optimizer.pt", 100)  # the adapter is of step 6 all the same
+    for done, asked in ((6, 4), (3, 2)):
+        before = content(copy / "adapter")
+        with pytest.raises(ValueError, match=f"a run of {done} steps, and {asked} were asked for; ask for at least"):
+            run_training(trainer_for(copy, steps=asked), resume=True)
+        assert content(copy / "adapter") == before
+        without_checkpoints(copy, "checkpoint-3", "adapter")
+
+
+def test_a_finished_run_with_more_steps_goes_on_at_the_rate_of_its_new_schedule(copy, capsys):
+    used = []
+
+    class Used(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            used.append(optimizer.param_groups[0]["lr"])
+
+    stopped = run_training(trainer_for(copy, [Used(), CtrlC(1, at=7)], steps=12), resume=True)
+    assert stopped.steps == 8 and not stopped.finished
+    assert (
+        "Up to step 6 the learning rate was that of a run of 6 steps; from step 7 on it is that of a run of 12"
+        in capsys.readouterr().out
+    )
+    result = run_training(trainer_for(copy, [Used()], steps=12), resume=True)
+    assert "learning rate was" not in capsys.readouterr().out, "the schedule is the one of before"
+    wanted = [1 - i / 6 for i in range(6)] + [1 - i / 12 for i in range(6, 12)]
+    rates = [line["learning_rate"] for line in result.history]
+    assert rates == pytest.approx([SMALL.learning_rate * left**2 for left in wanted])
+    assert used == pytest.approx(rates[6:]), "the optimizer should step with the rate that is logged"
+    assert json.loads((copy / "training.json").read_text())["schedules"] == [
+        {"from_step": 1, "max_steps": 6},
+        {"from_step": 7, "max_steps": 12},
+    ]
+
+
+def test_a_gap_in_the_log_is_told(straight, copy, capsys):
+    lines = (copy / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "log.jsonl").write_bytes(b"".join(lines[:1] + lines[3:]))
+    (copy / "rollouts.jsonl").unlink()
+    result = run_training(trainer_for(copy), resume=True)
+    said = capsys.readouterr().out
+    assert "log.jsonl lacks 2 of the 6 steps that are done, the first is step 2" in said
+    assert "rollouts.jsonl lacks 6 of the 6 steps" in said
+    assert [line["step"] for line in result.history] == [1, 4, 5, 6]
+    assert same_weights(result.adapter, straight[1].adapter)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "log.jsonl", "rollouts.jsonl", "training.json"])
+def test_a_damaged_record_stops_the_run_until_the_mend_is_done(straight, copy, name):
+    with (copy / name).open("r+b") as file:
+        file.write(b"\0\xff{")
+    before = content(copy)
+    with pytest.raises(ValueError, match=f"{name}.* is damaged .*(delete it|move the file away)"):
+        run_training(trainer_for(copy), resume=True)
+    assert content(copy) == before
+    (copy / name).unlink()
+    assert same_weights(run_training(trainer_for(copy), resume=True).adapter, straight[1].adapter)
+
+
+def test_a_checkpoint_that_is_whole_and_cannot_be_loaded_is_named(straight, copy):
+    torch.save({}, copy / "checkpoint-3" / "optimizer.pt")
+    shutil.rmtree(copy / "checkpoint-6")
+    write_manifest(copy / "checkpoint-3", json.loads((copy / "settings.json").read_text()))
+    with pytest.raises(ValueError, match="checkpoint-3 could not be loaded .KeyError: .* Move it away"):
+        run_training(trainer_for(copy), resume=True)
+    assert same_weights(copy / "adapter", straight[1].adapter)
+
+
+def test_no_environment_variable_lets_a_pickle_run(straight, copy, monkeypatch, recwarn):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    shutil.rmtree(copy / "checkpoint-6")
+    assert same_weights(run_training(trainer_for(copy), resume=True).adapter, straight[1].adapter)
+    assert not [w for w in recwarn if "weights_only" in str(w.message)], "torch warns where the variable decides"
+
+
+def test_no_form_calls_itself_a_model_card(straight):
+    assert not list(straight[0].rglob("README.md"))
+
+
 @pytest.mark.parametrize(
     "changes, named",
     [
@@ -221,13 +377,13 @@ def test_other_settings_are_refused_on_resume(copy, changes, named):
 
 
 class CtrlC(TrainerCallback):
-    """Press Ctrl-C `presses` times while step 1 runs."""
+    """Press Ctrl-C `presses` times in the step after step `at`."""
 
-    def __init__(self, presses):
-        self.presses = presses
+    def __init__(self, presses, at=0):
+        self.presses, self.at = presses, at
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0:
+        if state.global_step == self.at:
             for _ in range(self.presses):
                 signal.raise_signal(signal.SIGINT)
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from utils.files import ROOT, portable, read_jsonl, write_json, write_jsonl
+from utils.files import ROOT, portable, put_back, read_jsonl, replace_folder, write_json, write_jsonl
 from utils.training import checkpoints as mirrors
 from utils.training.checkpoints import (
     Mirror,
@@ -23,20 +25,27 @@ from utils.training.checkpoints import (
     complete_checkpoints,
     flaw,
     mirror_checkpoint,
+    read_settings,
+    read_training,
     restore,
     write_manifest,
 )
+from utils.training.watch import read_log
 
 SETTINGS = {"seed": 0, "model": "assets/tiny_model", "rewards": ["a"], "beta": 0.0}
-CONTENT = {"adapter_model.safetensors": 40_000, "optimizer.pt": 3_000, "trainer_state.json": 7, "ref/weights.bin": 900}
+CONTENT = {"adapter_model.safetensors": 40_000, "optimizer.pt": 3_000, "scheduler.pt": 10, "rng_state.pth": 500}
 
 
 def make_checkpoint(run, step, settings=SETTINGS):
-    """A checkpoint as training leaves one, with random bytes in it."""
+    """A checkpoint as training leaves one, with random numbers in it."""
     checkpoint = run / f"checkpoint-{step}"
+    (checkpoint / "ref").mkdir(parents=True, exist_ok=True)
     for name, size in CONTENT.items():
-        (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkpoint / name).write_bytes(random.Random(f"{step} {name}").randbytes(size))
+        numbers = torch.tensor(list(random.Random(f"{step} {name}").randbytes(size)), dtype=torch.uint8)
+        (save_file if name.endswith(".safetensors") else torch.save)({"numbers": numbers}, checkpoint / name)
+    (checkpoint / "ref/weights.bin").write_bytes(bytes(900))
+    write_json(checkpoint / "adapter_config.json", {"r": 16})
+    write_json(checkpoint / "trainer_state.json", {"global_step": step, "max_steps": 9})
     write_json(run / "settings.json", settings)
     write_jsonl(run / "log.jsonl", [{"step": i + 1, "reward": 0.5} for i in range(step)])
     write_jsonl(run / "rollouts.jsonl", [{"step": i + 1, "groups": []} for i in range(step)])
@@ -71,17 +80,41 @@ def flip_a_bit(checkpoint):
     path.write_bytes(content)
 
 
+def manifest(checkpoint):
+    return json.loads((checkpoint / "complete.json").read_text())
+
+
+def rewritten(checkpoint, name, content):
+    """Other content in a file, or none, and a manifest that agrees."""
+    if content is None:
+        (checkpoint / name).unlink()
+    else:
+        (checkpoint / name).write_bytes(content)
+    write_manifest(checkpoint, SETTINGS)
+
+
 @pytest.mark.parametrize(
     "damage, reason",
     [
-        (lambda c: os.truncate(c / "optimizer.pt", 100), "optimizer.pt is truncated: 100 bytes instead of 3,000"),
-        (lambda c: (c / "optimizer.pt").write_bytes(bytes(3_001)), "optimizer.pt is altered: 3,001 bytes"),
+        (lambda c: os.truncate(c / "optimizer.pt", 100), "optimizer.pt is truncated: 100 bytes instead of "),
+        (lambda c: (c / "optimizer.pt").write_bytes(bytes(30_001)), "optimizer.pt is altered: 30,001 bytes"),
         (flip_a_bit, "optimizer.pt was altered (sha256 "),
         (lambda c: (c / "ref/weights.bin").unlink(), "ref/weights.bin is missing"),
         (lambda c: (c / "complete.json").unlink(), "it was not written to its end (complete.json is missing)"),
         (lambda c: os.truncate(c / "complete.json", 50), "complete.json is damaged"),
         (lambda c: (c / "complete.json").write_text("[]"), "complete.json is damaged"),
         (lambda c: (c / "complete.json").write_text('{"optimizer.pt": 3000}'), "complete.json is damaged"),
+        (lambda c: (c / "complete.json").write_text("[" * 100_000), "complete.json is damaged"),
+        (lambda c: write_manifest(c, []), "complete.json is damaged"),
+        (lambda c: write_json(c / "complete.json", manifest(c) | {"step": 8}), "not of step 6: complete.json says 8"),
+        (lambda c: rewritten(c, "optimizer.pt", None), "optimizer.pt is missing"),
+        (lambda c: rewritten(c, "adapter_model.safetensors", b"{}"), "the adapter in"),
+        (lambda c: rewritten(c, "trainer_state.json", b""), "trainer_state.json is damaged"),
+        (lambda c: rewritten(c, "trainer_state.json", b"[]"), "trainer_state.json is damaged"),
+        (lambda c: rewritten(c, "trainer_state.json", b"[" * 100_000), "trainer_state.json is damaged"),
+        (lambda c: rewritten(c, "trainer_state.json", b'{"odd": 6}'), "trainer_state.json is damaged"),
+        (lambda c: rewritten(c, "trainer_state.json", b'{"global_step": "6"}'), "damaged (global_step is '6')"),
+        (lambda c: rewritten(c, "trainer_state.json", b'{"global_step": 8}'), "step 6: trainer_state.json says 8"),
         (lambda c: write_manifest(c, SETTINGS | {"seed": 3}), "it belongs to another run: seed is 3 in it and 0 in"),
         (lambda c: write_manifest(c, SETTINGS | {"model": "Qwen/x"}), "another run: model is 'Qwen/x' in it"),
         (lambda c: write_manifest(c, SETTINGS | {"rewards": ["b"]}), "rewards is ['b'] in it and ['a'] in this"),
@@ -93,6 +126,77 @@ def test_a_checkpoint_that_is_not_whole_or_not_ours_is_refused_by_name(run, dama
     said = []
     assert [c.name for c in complete_checkpoints(run, said.append)] == ["checkpoint-3"]
     assert len(said) == 1 and f"{run / 'checkpoint-6'} is not used: " in said[0] and reason in said[0]
+
+
+class Evil:
+    """What a pickle can do: on loading it calls any function."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_pickle_that_would_run_something_is_refused_by_name_and_not_run(run, tmp_path, name, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"numbers": Evil(tmp_path / "ran")}, run / "checkpoint-6" / name)
+    write_manifest(run / "checkpoint-6", SETTINGS)
+    said = []
+    assert [c.name for c in complete_checkpoints(run, said.append)] == ["checkpoint-3"]
+    assert f"{name} is damaged, or holds more than tensors and numbers" in said[0]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["with its step", "of old, without a step"])
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(run, keep):
+    fake = shutil.copytree(run / "checkpoint-6", run / "checkpoint-999")
+    written = manifest(fake)
+    assert written["step"] == 6
+    for checkpoint in all_checkpoints(run):
+        content = manifest(checkpoint)
+        write_json(checkpoint / "complete.json", content if keep else {k: content[k] for k in ("settings", "files")})
+    said = []
+    assert [c.name for c in complete_checkpoints(run, said.append)] == ["checkpoint-3", "checkpoint-6"]
+    assert "checkpoint-999 is not used: it is not of step 999" in said[0] and said[0].endswith("says 6")
+
+
+GARBAGE = {
+    "empty": b"",
+    "a list": b"[]\n",
+    "a number": b"42\n",
+    "no JSON": bytes(range(256)) + b"\n",
+    "not UTF-8": b'{"seed": "\xff", "steps": 3, "step": 3}\n',
+    "nested": b"[" * 100_000 + b"\n",
+    "nested objects": b'{"step":' * 100_000 + b"\n",
+    "nothing but NUL": bytes(300) + b"\n",
+    "cut": b'{"step": 3,\n',
+    "numbers as text": b'{"seed": "0", "steps": "6", "seconds": "2.0", "step": "3"}\n',
+    "not numbers": b'{"seed": 0, "steps": NaN, "seconds": null, "step": NaN}\n',
+    "a long number": b'{"step": ' + b"9" * 5_000 + b"}\n",
+}
+READERS = {
+    "settings.json": lambda run: read_settings(run),
+    "training.json": lambda run: read_training(run),
+    "log.jsonl": lambda run: read_log(run / "log.jsonl"),
+    "rollouts.jsonl": lambda run: read_log(run / "rollouts.jsonl"),
+}
+HARMLESS = {  # a log without a line has a gap, which is told; settings are compared, value by value
+    *(("log.jsonl", "empty"), ("rollouts.jsonl", "empty")),
+    *(("settings.json", "numbers as text"), ("settings.json", "not numbers")),
+}
+
+
+@pytest.mark.parametrize("damage", GARBAGE)
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_record_is_named_with_its_mend(run, name, damage):
+    (run / name).write_bytes(GARBAGE[damage])
+    if (name, damage) in HARMLESS:
+        assert READERS[name](run) is not None
+        return
+    with pytest.raises(ValueError, match=rf"{name}.* is damaged \(.*(delete it|move the file away)"):
+        READERS[name](run)
 
 
 def test_other_folders_are_no_checkpoints(run):
@@ -278,12 +382,42 @@ def test_killed_before_any_single_change_on_disk_the_mirror_still_holds_a_whole_
     assert operation > 15 and steps_seen == {"checkpoint-6", "checkpoint-9"}
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_before_any_single_change_on_disk_one_whole_folder_is_found(tmp_path):
+    """How an adapter and a merged model take the place of an older one."""
+    folder, new, operation, found = tmp_path / "adapter", tmp_path / ".adapter-new", 0, []
+    while True:
+        operation += 1
+        for place, text in ((folder, "old"), (new, "new")):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            for name in ("config", "weights"):
+                (place / name).write_text(text)
+        killed = killed_at(operation, lambda: replace_folder(new, folder))
+        put_back(folder)  # the next start
+        texts = {name: (folder / name).read_text() for name in ("config", "weights")}
+        assert len(set(texts.values())) == 1
+        found.append(texts["config"])
+        assert not [f.name for f in tmp_path.iterdir() if f not in (folder, new)]
+        if not killed:
+            break
+    assert found == ["old", "old"] + ["new"] * (len(found) - 2) and len(found) > 4
+
+
+def test_a_rename_that_fails_leaves_the_old_folder_in_its_place(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "nowhere", tmp_path / "old")
+    assert [f.name for f in tmp_path.iterdir()] == ["old"]
+
+
 def test_what_is_deleted_is_emptied_first(run, monkeypatch):
     """A Drive's bin counts the size of what was deleted."""
     seen = {}
     monkeypatch.setattr(mirrors.shutil, "rmtree", lambda folder: seen.update(content(folder)))
     mirrors.remove(run / "checkpoint-3")
-    assert len(seen) == len(CONTENT) and not any(seen.values())
+    assert len(seen) == len(CONTENT) + 3 and not any(seen.values())
     assert flaw(run / "checkpoint-3") == "it was not written to its end (complete.json is missing)"
 
 

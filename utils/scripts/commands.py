@@ -119,7 +119,7 @@ def build_parser() -> ArgumentParser:
     )
     train.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="default: the profile's")
     train.add_argument("--max-steps", type=whole_number(1), metavar="N", help="default: the profile's")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    train.add_argument("--resume", action="store_true", help="start, or go on from the last checkpoint in DIR")
     train.add_argument(
         "--mirror",
         type=output_folder,
@@ -180,11 +180,6 @@ def parse(argv: list[str]) -> Namespace:
     if argv[:1] == ["test"] and argv[1:] not in (["-h"], ["--help"]):
         return Namespace(command="test", fast="--fast" in argv, pytest=[each for each in argv[1:] if each != "--fast"])
     args = parser.parse_args(argv)
-    if getattr(args, "resume", False) and not os.path.isdir(args.output) and not args.mirror:
-        parser.error(
-            f"--resume: there is no folder {args.output!r} to go on from; "
-            "name the folder of the run to continue, or leave --resume out"
-        )
     if getattr(args, "base", None) and args.command == "evaluate" and not args.adapter:
         parser.error("--base: a stored evaluation to compare an adapter with; name the adapter with --adapter")
     return args
@@ -243,6 +238,7 @@ def evaluate(args: Namespace) -> None:
     from utils.model.policy import check_adapter, fitting, load_policy, with_adapter
     from utils.setup import versions
 
+    facts = training_facts(args.adapter)  # damage is named before minutes go into the base model
     profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
     questions = read_questions(args.questions) if args.questions else load_questions(profile.dataset, "test")
     folders = {"base": output}
@@ -278,7 +274,7 @@ def evaluate(args: Namespace) -> None:
         **verdicts,
         questions=args.questions or f"{profile.dataset} test",
         adapter=args.adapter,
-        **training_facts(args.adapter),
+        **facts,
         **({"too_long": too_long} if too_long else {}),
         protocol_hash=evaluations["base"].header["protocol_hash"],
         total_seconds=round(time.perf_counter() - start, 1),
@@ -317,10 +313,10 @@ def score(args: Namespace) -> None:
 
 def training_facts(adapter: str | None) -> dict[str, Any]:
     """Seed, steps and seconds of the training that left an adapter; {} where no training.json is beside it."""
-    facts = Path(adapter).parent / "training.json" if adapter else None
-    if facts is None or not facts.is_file():
+    from utils.training.checkpoints import read_training
+
+    if adapter is None or not (training := read_training(Path(adapter).parent)):
         return {}
-    training = json.loads(facts.read_text(encoding="utf-8"))
     return {"seed": training["seed"], "train_steps": training["steps"], "train_seconds": training["seconds"]}
 
 

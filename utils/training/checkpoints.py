@@ -1,8 +1,11 @@
 """Checkpoints that can be gone on from: written in full, as they were written, and mirrored where that is wanted.
 
-The last file of a checkpoint, `complete.json`, holds the run's settings and the size and sha256 of every other file:
+The last file of a checkpoint, `complete.json`, holds its step, the run's settings, and the size and sha256 of every
+other file:
 
-    {"settings": {"seed": 0, …}, "files": {"optimizer.pt": {"bytes": 1398107, "sha256": "5f0c…"}, …}}
+    {"step": 40, "settings": {"seed": 0, …}, "files": {"optimizer.pt": {"bytes": 1398107, "sha256": "5f0c…"}, …}}
+
+A hash tells that a file is as it was written, not who wrote it: what a pickle would run is never loaded (`flaw`).
 
 A mirror is a copy of a run that outlives the machine: finished checkpoints in a second folder, such as a mounted Google
 Drive. `run_training(trainer, resume=True, mirror="/content/drive/MyDrive/grpo-math")` is the whole of "start or
@@ -13,7 +16,7 @@ uploads them is its own affair; `drive.flush_and_unmount()` waits for it.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import shutil
@@ -22,12 +25,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import torch
+from transformers import TrainerCallback, TrainerState
 
-from utils.files import differences, sha256, write_json
+from utils.files import differences, json_object, read_json, sha256, write_json
+from utils.model.policy import check_adapter
 
 MANIFEST = "complete.json"
-RECORDS = ("settings.json", "log.jsonl", "rollouts.jsonl")
+NEEDED = (  # where one is missing, transformers goes on without what it holds
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+)
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what JSON raises that is not as written
+LOGS = ("log.jsonl", "rollouts.jsonl")
+RECORDS = ("settings.json", *LOGS)
 KEEP = 2  # checkpoints in the mirror
 
 
@@ -39,7 +54,7 @@ def write_manifest(checkpoint: Path, settings: dict[str, Any]) -> None:
         for file in sorted(checkpoint.rglob("*"))
         if file.is_file()
     }
-    write_json(checkpoint / MANIFEST, {"settings": settings, "files": files})
+    write_json(checkpoint / MANIFEST, {"step": step_of(checkpoint), "settings": settings, "files": files})
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -49,26 +64,40 @@ def read_settings(run: Path) -> dict[str, Any]:
         ValueError: the file is damaged.
     """
     path = run / "settings.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, the checkpoints hold the same settings") from error
+    return read_json(path, "delete it, the checkpoints hold the same settings") if path.exists() else {}
 
 
-def flaw(checkpoint: Path, settings: dict[str, Any] | None = None) -> str | None:
+def read_training(run: Path) -> dict[str, Any]:
+    """A run's training.json; {} where there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path, mend = run / "training.json", "delete it, a run can do without; --resume writes it again"
+    if not path.exists():
+        return {}
+    training = read_json(path, mend)
+    for name in ("seed", "steps", "seconds"):
+        if type(value := training.get(name)) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"{path} is damaged ({name} is {value!r:.40}, not a number); {mend}")
+    return training
+
+
+def flaw(checkpoint: Path, settings: dict[str, Any] | None = None, step: int | None = None) -> str | None:
     """Why a checkpoint cannot be gone on from, naming the file or setting; None for a whole one of this run.
 
     Args:
         settings: those of the run it should belong to; not compared where None.
+        step: after which it should have been written; not compared where None.
     """
     try:
         if not (checkpoint / MANIFEST).exists():
             return f"it was not written to its end ({MANIFEST} is missing)"
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        files, theirs = manifest["files"], manifest["settings"]
-        for name, wanted in files.items():
+        manifest = json_object((checkpoint / MANIFEST).read_bytes())
+        files = manifest["files"]
+        for name, wanted in (dict.fromkeys(NEEDED) | files).items():
             path = checkpoint / name
-            if not path.is_file():
+            if not path.is_file() or wanted is None:
                 return f"{name} is missing"
             if (size := path.stat().st_size) != wanted["bytes"]:
                 return f"{name} is {'truncated' if size < wanted['bytes'] else 'altered'}: " + (
@@ -76,12 +105,47 @@ def flaw(checkpoint: Path, settings: dict[str, Any] | None = None) -> str | None
                 )
             if (found := sha256(path)) != wanted["sha256"]:
                 return f"{name} was altered (sha256 {found[:12]}…, when written {wanted['sha256'][:12]}…)"
+        other = [] if settings is None else differences(manifest["settings"], settings, ("it", "this run"))
     except OSError as error:
         return f"it cannot be read ({error})"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         return f"{MANIFEST} is damaged ({type(error).__name__}: {error})"
-    if settings is not None and (other := differences(theirs, settings, ("it", "this run"))):
+    if other:
         return f"it belongs to another run: {'; '.join(other)}"
+    return _wrong_state(checkpoint, manifest.get("step"), step) or _unloadable(checkpoint)
+
+
+def _wrong_state(checkpoint: Path, written: Any, step: int | None) -> str | None:
+    """What is wrong with trainer_state.json and the step; `written` stands in the manifest (not in those of old)."""
+    try:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except DAMAGED as error:
+        return f"trainer_state.json is damaged ({type(error).__name__}: {error})"
+    for name, usual in vars(TrainerState()).items():
+        kind = int | float if type(usual) in (int, float) else type(usual)
+        if usual is not None and not isinstance(value := getattr(state, name), kind):
+            return f"trainer_state.json is damaged ({name} is {value!r:.40})"
+    wanted = state.global_step if step is None else step
+    for name, found in ((MANIFEST, written), ("trainer_state.json", state.global_step)):
+        if found not in (None, wanted):
+            return f"it is not of step {wanted}: {name} says {found!r:.40}"
+    return None
+
+
+def _unloadable(checkpoint: Path) -> str | None:
+    """Which file cannot be loaded, or holds more than tensors and numbers: as a pickle, it runs what it likes."""
+    from transformers.trainer import safe_globals  # numpy's arrays, for rng_state.pth
+
+    try:
+        check_adapter(checkpoint)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    for path in sorted(checkpoint.glob("*.pt*")):
+        try:
+            with safe_globals():
+                torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # bytes that are no pickle raise nearly anything
+            return f"{path.name} is damaged, or holds more than tensors and numbers ({type(error).__name__})"
     return None
 
 
@@ -95,16 +159,18 @@ def all_checkpoints(run: str | Path) -> list[Path]:
     return sorted((c for c in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", c.name)), key=step_of)
 
 
-def complete_checkpoints(run: str | Path, notify: Callable[[str], None] = print) -> list[Path]:
+def complete_checkpoints(
+    run: str | Path, notify: Callable[[str], None] = print, settings: dict[str, Any] | None = None
+) -> list[Path]:
     """The checkpoints of a run that can be gone on from, oldest first.
 
     Args:
-        run: the run's folder; its settings.json tells which checkpoints are its own.
         notify: receives a sentence for each other checkpoint, with the reason.
+        settings: they tell which checkpoints are the run's own; those in its settings.json unless given.
     """
-    settings, whole = read_settings(Path(run)) or None, []
+    settings, whole = settings or read_settings(Path(run)) or None, []
     for checkpoint in all_checkpoints(run):
-        if reason := flaw(checkpoint, settings):
+        if reason := flaw(checkpoint, settings, step_of(checkpoint)):
             notify(f"{checkpoint} is not used: {reason}")
         else:
             whole.append(checkpoint)

@@ -7,7 +7,7 @@ A run's folder holds
     rollouts.jsonl    one line per optimizer step: every group's prompt, completions, rewards and advantages
     checkpoint-N/     adapter, optimizer and random state after step N; `complete.json` is written last
     adapter/          the trained LoRA adapter
-    training.json     steps, seconds, seed, versions
+    training.json     steps, seconds, seed, the learning rate's schedules, versions
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainerState, set_seed
 
 from utils.data.questions import Question, chat_prompt, load_questions, within_budget
-from utils.files import differences, portable, read_jsonl, write_json, write_jsonl
+from utils.files import differences, portable, put_back, replace_folder, write_json, write_jsonl
 from utils.model.decoding import share_prompts
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
@@ -40,17 +40,19 @@ from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
 from utils.setup import versions
 from utils.training.checkpoints import (
+    LOGS,
     MANIFEST,
     Mirror,
     all_checkpoints,
     check_mirror,
     complete_checkpoints,
     read_settings,
+    read_training,
     restore,
     step_of,
     write_manifest,
 )
-from utils.training.watch import Alarms, LiveTable
+from utils.training.watch import Alarms, LiveTable, read_log
 
 SAME_ON_RESUME = (
     "loss_type",
@@ -207,6 +209,7 @@ def build_trainer(
         reward_funcs=[*map(recorder.recorded, rewards), recorder],
         callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
     )
+    trainer.create_model_card = lambda *args, **kwargs: None  # TRL's form, "fine-tuned version of None"
     share_prompts(trainer.model)
     trainer.remove_callback(PrinterCallback)  # our own log and table say it better
     getattr(trainer.model, "warnings_issued", {})["estimate_tokens"] = True  # a warning about a number nobody reads
@@ -294,7 +297,7 @@ class StepLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and "reward" in logs:
             line = {k: v for k, v in logs.items() if "rollout_recorder" not in k}
-            _append(self.path, {"step": state.global_step, **line})
+            _append(self.path, {"step": state.global_step, "max_steps": state.max_steps, **line})
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
@@ -311,8 +314,9 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            output = Path(args.output_dir)
-            write_manifest(output / f"checkpoint-{state.global_step}", read_settings(output))
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+            write_manifest(checkpoint, read_settings(checkpoint.parent))
 
 
 def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | None) -> Path | None:
@@ -324,20 +328,23 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
     Raises:
         FileExistsError, ValueError: as `run_training`.
     """
-    settings = run_settings(trainer)
-    for folder in (output, mirror) if mirror else (output,):
-        if not any(folder.glob(f"checkpoint-*/{MANIFEST}")) and not (folder / "adapter").exists():
+    settings, folders = run_settings(trainer), (output, mirror) if mirror else (output,)
+    put_back(output / "adapter")
+    for folder in folders:
+        traces = (f"checkpoint-*/{MANIFEST}", "adapter", *LOGS, "training.json")
+        if not any(found for trace in traces for found in folder.glob(trace)):
             continue
         if not resume:
             raise FileExistsError(
                 f"{folder} holds an earlier run; resume it (resume=True, --resume) or choose another folder"
             )
-        if other := differences(read_settings(folder), settings, (str(folder), "this run")):
+        if other := differences(read_settings(folder), settings, (str(folder / "settings.json"), "this run")):
             raise ValueError(f"{'; '.join(other)}. Resume with the same settings or choose another folder")
-    write_json(output / "settings.json", settings)
     if mirror:
         restore(mirror, output)
-    done = complete_checkpoints(output)
+    done = complete_checkpoints(output, settings=settings)
+    _lose_nothing(folders, step_of(done[-1]) if done else 0, trainer.args)
+    write_json(output / "settings.json", settings)
     for folder in set(all_checkpoints(output)) - set(done):
         refused = folder.with_name(f"refused-{folder.name}")
         shutil.rmtree(refused, ignore_errors=True)
@@ -346,6 +353,31 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
         else:
             shutil.rmtree(folder)
     return done[-1] if done else None
+
+
+def _lose_nothing(folders: Sequence[Path], step: int, args: Any) -> None:
+    """Refuse to start over what cannot be remade, and to end a run before the step that it has reached.
+
+    Without a checkpoint (`step` 0) a run that was stopped before its first one just starts again: the same seed
+    writes the same log.
+    """
+    for folder in folders if step == 0 else folders[:1]:
+        steps = [record["step"] for name in LOGS for record in read_log(folder / name)]
+        reached = max([step, read_training(folder).get("steps", 0), *steps])
+        if step == 0 and (
+            (folder / "adapter").exists()
+            or any(folder.glob(f"checkpoint-*/{MANIFEST}"))
+            or max([reached, *map(step_of, all_checkpoints(folder))]) > args.save_steps
+        ):
+            raise FileExistsError(
+                f"{folder} holds a run and no checkpoint that it can go on from; training would begin again at step 1 "
+                "and overwrite what is left of it. Choose another folder, or move or delete what is in this one"
+            )
+        if reached > args.max_steps:
+            raise ValueError(
+                f"{folder} holds a run of {reached} steps, and {args.max_steps} were asked for; ask for at least "
+                f"{reached} (--max-steps, the profile's steps) or choose another folder"
+            )
 
 
 @contextmanager
@@ -378,6 +410,53 @@ def stop_after_step(trainer: Any) -> Iterator[None]:
         trainer.remove_callback(stop)
 
 
+class Resumed(TrainerCallback):
+    """Let the learning rate follow this run's schedule from its first step on, and tell when that step has begun.
+
+    A checkpoint brings the rate that the next step would have had when it was written; where `max_steps` has changed
+    since, that is another one. Where it has not, the rate is computed again to the same bits.
+    """
+
+    begun = False
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        shares = [share(lr_scheduler.last_epoch) for share in lr_scheduler.lr_lambdas]
+        lr_scheduler._last_lr = [rate * share for rate, share in zip(lr_scheduler.base_lrs, shares, strict=True)]
+        for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begun = True
+
+
+def _go_on(trainer: Any, checkpoint: Path | None) -> None:
+    """Train to `max_steps`; at a finished run's checkpoint, load its adapter.
+
+    Raises:
+        ValueError: the checkpoint could not be loaded, though its files are as they were written.
+    """
+    resumed = Resumed()
+    trainer.add_callback(resumed)
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # with it, transformers would load any pickle
+    try:
+        if checkpoint and step_of(checkpoint) == trainer.args.max_steps:  # `train` would do a step more
+            trainer.model.load_adapter(str(checkpoint), adapter_name="default", is_trainable=True)
+        else:
+            with stop_after_step(trainer):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Exception as error:
+        if not checkpoint or resumed.begun:
+            raise
+        raise ValueError(
+            f"{checkpoint} could not be loaded ({type(error).__name__}: {error}); is it damaged? Move it "
+            "away, and --resume goes on from the one before"
+        ) from error
+    finally:
+        trainer.remove_callback(resumed)
+
+
 # ------------------------------------------------------------------------------------------- training
 
 
@@ -399,14 +478,15 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
 
     Args:
         trainer: from `build_trainer`; its `output_dir` is the run's folder.
-        resume: go on where an earlier run in that folder stopped; without checkpoints it starts from the beginning,
-            and a finished run is loaded, not trained further.
+        resume: start, or go on where an earlier run in that folder stopped. A finished run is loaded; with more
+            `max_steps` it is trained further, and the learning rate follows the new schedule from there on.
         mirror: a folder that outlives the machine, e.g. on a mounted Drive: each finished checkpoint is copied there,
             and where it is ahead of the run's folder, its newest is brought back first. See `checkpoints.Mirror`.
     Raises:
-        FileExistsError: the folder or the mirror holds an earlier run and `resume` is False.
+        FileExistsError: the folder or the mirror holds an earlier run and `resume` is False, or one without a
+            checkpoint that can be gone on from.
         FileNotFoundError: the folder in which the mirror should lie does not exist.
-        ValueError: the earlier run had other settings.
+        ValueError: the earlier run had other settings or has more steps than `max_steps`, or a record is damaged.
     """
     output, mirror = Path(trainer.args.output_dir), check_mirror(mirror) if mirror else None
     with trainer.accelerator.main_process_first():
@@ -415,18 +495,17 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
     if mirror:
         trainer.add_callback(Mirror(mirror))
     start_step = step_of(checkpoint) if checkpoint else 0
-    for name in ("log.jsonl", "rollouts.jsonl"):
+    for name in LOGS:
         _keep_until(output / name, start_step)
+    if checkpoint:
+        _tell_schedule(checkpoint, trainer.args.max_steps)
     seconds, start, steps = _seconds_until(output, start_step), time.perf_counter(), start_step
+    _go_on(trainer, checkpoint)
     if start_step < trainer.args.max_steps:
-        with stop_after_step(trainer):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds, steps = seconds + time.perf_counter() - start, trainer.state.global_step
-    else:  # nothing is left to do, but `train` would do a step more
-        trainer.model.load_adapter(str(checkpoint), adapter_name="default", is_trainable=True)
     result = TrainingResult(
         save_adapter(trainer.model, output / "adapter"),
-        _read_log(output),
+        read_log(output / "log.jsonl"),
         steps,
         seconds,
         finished=steps >= trainer.args.max_steps,
@@ -438,6 +517,7 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
             "seconds": round(seconds, 1),
             "finished": result.finished,
             "seed": trainer.args.seed,
+            "schedules": schedules(result.history),
             "versions": versions(),
         },
     )
@@ -446,15 +526,33 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
 
 def _seconds_until(output: Path, step: int) -> float:
     """What the steps so far took: from training.json where the run stopped there in order, else from the log."""
-    path = output / "training.json"
-    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8")))["steps"] == step:
+    if (before := read_training(output)).get("steps") == step:
         return before["seconds"]
-    return sum(line["step_time"] for line in _read_log(output))
+    return sum(line.get("step_time") or 0.0 for line in read_log(output / "log.jsonl"))
 
 
-def _read_log(output: Path) -> list[dict[str, Any]]:
-    path = output / "log.jsonl"
-    return read_jsonl(path) if path.exists() else []
+def schedules(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The learning rate's schedules in a run's log: the first step of each, and the steps it is made for.
+
+    Example:
+        >>> schedules([{"step": 1, "max_steps": 2}, {"step": 2, "max_steps": 2}, {"step": 3, "max_steps": 9}])
+        [{'from_step': 1, 'max_steps': 2}, {'from_step': 3, 'max_steps': 9}]
+    """
+    found: list[dict[str, Any]] = []
+    for line in history:
+        if not found or found[-1]["max_steps"] != line.get("max_steps"):  # older logs do not tell
+            found.append({"from_step": line["step"], "max_steps": line.get("max_steps")})
+    return found
+
+
+def _tell_schedule(checkpoint: Path, max_steps: int) -> None:
+    before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).max_steps
+    if before != max_steps:
+        step = step_of(checkpoint)
+        print(
+            f"Up to step {step} the learning rate was that of a run of {before} steps; from step {step + 1} on it is "
+            f"that of a run of {max_steps}, so this is not the run that {max_steps} steps at once would have been"
+        )
 
 
 def run_settings(trainer: Any) -> dict[str, Any]:
@@ -470,14 +568,19 @@ def run_settings(trainer: Any) -> dict[str, Any]:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop the records after `step`, which belong to steps that will be done again, and a line that was cut short."""
+    """Drop the records after `step`, which belong to steps that will be done again; say it where some are missing."""
+    kept = [record for record in read_log(path) if record["step"] <= step]
     if path.exists():
-        whole = path.read_bytes().rpartition(b"\n")[0].splitlines()
-        write_jsonl(path, [record for record in map(json.loads, whole) if record["step"] <= step])
+        write_jsonl(path, kept)
+    if missing := sorted(set(range(1, step + 1)) - {record["step"] for record in kept}):
+        print(f"{path} lacks {len(missing)} of the {step} steps that are done, the first is step {missing[0]}")
 
 
 def save_adapter(model: Any, folder: Path) -> Path:
-    """Write the LoRA adapter to `folder` (safetensors), replacing an older one only when the new one is whole."""
+    """Write the LoRA adapter to `folder` (safetensors), replacing an older one only when the new one is whole.
+
+    A kill between the two renames leaves the older one beside it, for `put_back`.
+    """
     temporary = folder.with_name(f".{folder.name}-new")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, safe_serialization=True)
@@ -488,9 +591,7 @@ def save_adapter(model: Any, folder: Path) -> Path:
         config["target_modules"].sort()  # PEFT writes a set, in another order in each process
     write_json(temporary / "adapter_config.json", config | {"base_model_name_or_path": base})
     check_adapter(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    replace_folder(temporary, folder)
     return folder
 
 

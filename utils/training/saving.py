@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.data.questions import Question
-from utils.files import write_text
+from utils.files import replace_folder, write_text
 from utils.model.policy import Policy, check_adapter, generate
 
 
@@ -43,8 +43,7 @@ def save_merged(policy: Policy, folder: str | Path, dtype: str = "float16") -> P
         merged = PeftModel.from_pretrained(base, check_adapter(policy.adapter)).merge_and_unload(safe_merge=True)
         merged.save_pretrained(temporary, safe_serialization=True)
         policy.tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    replace_folder(temporary, folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from utils.files import read_jsonl
+from utils.files import json_object
 from utils.plots import learning_curves, png
 from utils.rewards.contract import name_of
 from utils.rewards.functions import REWARDS, RewardFunction
@@ -52,6 +52,28 @@ COLUMNS = {  # heading: TRL's metric
     "seconds": "step_time",
 }
 IN_PERCENT = ("correct", "format", "strict", "dead groups", "cut off")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's log.jsonl or rollouts.jsonl, less a last line that a kill cut short; [] without a file.
+
+    Raises:
+        ValueError: a line is damaged; names file, line and mend.
+    """
+    whole = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
+    return [_record(line, f"{path}, line {number},") for number, line in enumerate(whole, 1)]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json_object(line)
+        for name, value in ({"step": None} | record).items():
+            if name != "groups" and not isinstance(value, int if name == "step" else int | float | None):
+                raise ValueError(f"{name} is {value!r:.40}, not a number")
+    except ValueError as error:
+        mend = "move the file away: the run goes on, without the record of its earlier steps"
+        raise ValueError(f"{where} is damaged ({error}); {mend}") from error
+    return record
 
 
 @dataclass(frozen=True)
@@ -204,8 +226,7 @@ class Alarms(TrainerCallback):
         self.watch = Watch(rewards)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        log = Path(args.output_dir) / "log.jsonl"
-        for record in read_jsonl(log) if log.exists() else []:  # what an interrupted run did before it is resumed
+        for record in read_log(Path(args.output_dir) / "log.jsonl"):  # what an interrupted run did before it is resumed
             self._show(self.watch.step(record))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -288,8 +309,7 @@ class LiveTable(TrainerCallback):
         self.in_percent = shares(rewards)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        log = Path(args.output_dir) / "log.jsonl"
-        self.history = read_jsonl(log) if log.exists() else []  # what an interrupted run did before it is resumed
+        self.history = read_log(Path(args.output_dir) / "log.jsonl")  # what an interrupted run did before it is resumed
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or "reward" not in logs:
