@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from utils.data.answers import is_correct
@@ -349,6 +349,17 @@ def test_a_checkpoint_that_is_whole_and_cannot_be_loaded_is_named(straight, copy
     with pytest.raises(ValueError, match="checkpoint-3 could not be loaded .KeyError: .* Move it away"):
         run_training(trainer_for(copy), resume=True)
     assert same_weights(copy / "adapter", straight[1].adapter)
+
+
+@pytest.mark.parametrize("old, new", [("base_model.model.", "base_model.model.module."), ("lora_A", "lora_Z")])
+def test_a_checkpoint_whose_adapter_would_not_land_is_named_and_the_previous_one_used(straight, copy, capsys, old, new):
+    path = copy / "checkpoint-6" / "adapter_model.safetensors"
+    save_file({name.replace(old, new): tensor for name, tensor in load_file(path).items()}, path)
+    write_manifest(copy / "checkpoint-6", json.loads((copy / "settings.json").read_text()))
+    result = run_training(trainer_for(copy), resume=True)
+    said = capsys.readouterr().out
+    assert "checkpoint-6 is not used: its adapter would not land: of 56 tensors" in said and "missing" in said
+    assert same_weights(result.adapter, straight[1].adapter)
 
 
 def test_no_environment_variable_lets_a_pickle_run(straight, copy, monkeypatch, recwarn):

@@ -36,6 +36,7 @@ from utils.files import differences, portable, put_back, replace_folder, write_j
 from utils.model.decoding import share_prompts
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
+from utils.model.weights import misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
 from utils.setup import versions
@@ -343,6 +344,8 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
     if mirror:
         restore(mirror, output)
     done = complete_checkpoints(output, settings=settings)
+    while done and (wrong := _misfit(trainer, done[-1])):
+        print(f"{done.pop()} is not used: its adapter would not land: {wrong}")
     _lose_nothing(folders, step_of(done[-1]) if done else 0, trainer.args)
     write_json(output / "settings.json", settings)
     for folder in set(all_checkpoints(output)) - set(done):
@@ -353,6 +356,14 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
         else:
             shutil.rmtree(folder)
     return done[-1] if done else None
+
+
+def _misfit(trainer: Any, checkpoint: Path) -> str | None:
+    """What the adapter in a checkpoint lacks or has besides, seen from the trainer's; PEFT would only warn."""
+    from peft import get_peft_model_state_dict
+
+    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(trainer.model).items()}
+    return misfit(read_adapter(checkpoint)[1], expected)
 
 
 def _lose_nothing(folders: Sequence[Path], step: int, args: Any) -> None:
