@@ -164,7 +164,8 @@ def in_use(folder: str | Path, sign_of_life_s: float = SIGN_OF_LIFE_S) -> Iterat
         )
         _acquire(lock, folder)
     except OSError as error:
-        why = "it is no folder" if os.path.lexists(folder) and not folder.is_dir() else error.strerror
+        in_the_way = os.path.lexists(folder) and not folder.is_dir()
+        why = "a file or a link to nothing is in the way" if in_the_way else error.strerror
         raise OSError(
             error.errno, f"cannot write there ({why}); mend that or name another folder", str(folder)
         ) from error
@@ -179,58 +180,60 @@ def _acquire(lock: Any, folder: Path) -> None:
     from filelock import Timeout
 
     try:
-        lock.acquire(timeout=0.5)  # the mark of a process of this machine that has ended is replaced in that time
+        lock.acquire(timeout=0.5)  # in that time the mark of a process of this machine that has ended is replaced
     except Timeout as refused:
-        if not _has_ended(lock, folder, elsewhere="cannot probe" in str(refused)):
-            raise InUse(_who(folder)) from None
-        if not lock.is_locked:  # a file system that cannot exchange two names: some network folders, gVisor
-            lock.force_break()
-            lock.acquire(timeout=0.5)
-    if lock.lock_counter == 1:
-        command = ascii(" ".join(sys.argv))[1:-1][:300]  # a mark of over 1,024 bytes would count as damaged
-        with open(lock.lock_file, "a", encoding="ascii") as mark:
-            mark.write(f"since={time.strftime('%Y-%m-%d %H:%M:%S')}\ncommand={command}\n")
+        elsewhere = "cannot probe" in str(refused)
+    else:
+        if lock.lock_counter == 1:
+            command = ascii(" ".join(sys.argv))[1:-1][:300]  # a mark of over 1,024 bytes would count as damaged
+            with suppress(OSError), open(lock.lock_file, "a", encoding="ascii") as mark:
+                mark.write(f"since={time.strftime('%Y-%m-%d %H:%M:%S')}\ncommand={command}\n")
+        return
+    owner, mark = lock.owner, _mark(lock)
+    if _gives_a_sign(lock, mark, folder) if elsewhere or owner is None else not _has_ended(owner.pid):
+        raise InUse(f"{_who(lock, folder)}; wait until it has ended, or name another folder")
+    if mark == _mark(lock):  # where a file system cannot exchange two names (NFS, gVisor), filelock leaves it, too
+        Path(lock.lock_file).unlink(missing_ok=True)
+    _acquire(lock, folder)
 
 
-def _has_ended(lock: Any, folder: Path, elsewhere: bool) -> bool:
-    """Whether the process that marked the folder is gone; one of another machine is watched for a sign of life."""
-    from filelock import Timeout
+def _mark(lock: Any) -> tuple[int, int] | None:
+    """What changes where the mark is refreshed or another's; None where there is none."""
+    with suppress(FileNotFoundError):
+        mark = os.stat(lock.lock_file, follow_symlinks=False)
+        return mark.st_mtime_ns, mark.st_ino
+    return None
 
-    def refreshed() -> tuple[int, int] | None:
-        with suppress(FileNotFoundError):
-            mark = os.stat(lock.lock_file)
-            return mark.st_mtime_ns, mark.st_ino
-        return None
 
-    if lock.owner and not elsewhere:
-        return os.name != "nt" and not _is_alive(lock.owner.pid)
-    before, wait = refreshed(), 1.2 * lock.lease_duration
-    print(f"{_who(folder)}. Waiting up to {wait:.0f} s for a sign of life from there", flush=True)
+def _has_ended(pid: int) -> bool:
+    """Whether there is no such process on this machine; on Windows the mark of such a one is always replaced."""
     try:
-        lock.acquire(timeout=wait, cancel_check=lambda: refreshed() not in (before, None))
-    except Timeout:
-        return refreshed() == before
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
+        return os.name != "nt" and os.kill(pid, 0) is not None
     except OSError as error:
-        return error.errno != errno.ESRCH  # another user's process may not be asked, so it is there
-    return True
+        return error.errno == errno.ESRCH  # another user's process may not be asked, so it is there
 
 
-def _who(folder: Path) -> str:
+def _gives_a_sign(lock: Any, mark: tuple[int, int] | None, folder: Path) -> bool:
+    """Whether a process, on another machine as a rule, refreshes its mark before the time is up."""
+    wait = 1.2 * lock.lease_duration
+    print(f"{_who(lock, folder)}; waiting up to {wait:.0f} s for a sign of life from there", flush=True)
+    end = time.monotonic() + wait
+    while time.monotonic() < end and (now := _mark(lock)):
+        if now != mark:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _who(lock: Any, folder: Path) -> str:
     """Who works in a folder, as its mark says."""
-    try:
-        lines = (folder / IN_USE).read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    mark = dict(line.partition("=")[::2] for line in lines)
-    who = f"process {mark['pid']} of {mark['host']}" if {"pid", "host"} <= mark.keys() else "another process"
+    lines = []
+    with suppress(OSError):  # it was just removed
+        lines = Path(lock.lock_file).read_text(encoding="ascii", errors="replace").splitlines()
+    mark, owner = dict(line.partition("=")[::2] for line in lines), lock.owner
+    who = f"process {owner.pid} on {owner.hostname.partition('?')[0]}" if owner else "another process"
     more = f" since {mark['since']} ({mark['command']})" if {"since", "command"} <= mark.keys() else ""
-    return f"{folder} is in use by {who}{more}; wait until it has ended, or name another folder"
+    return f"{folder} is in use by {who}{more}"
 
 
 def _mark_lost(lost: Any) -> None:

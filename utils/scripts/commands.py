@@ -27,6 +27,7 @@ from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_js
 from utils.model.profiles import PROFILES, get_profile
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
+FULL = ("No space left", "inline_container", "PytorchStreamWriter")  # what weights on a full disk end in
 NAME_BYTES = 255  # of a file or folder, on all usual file systems
 
 # -------------------------------------------------------------------------------------------------- options
@@ -41,7 +42,9 @@ def absolute(text: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except UnicodeEncodeError:
-        raise ArgumentTypeError(f"{named} is no text in UTF-8; give a path that is") from None
+        raise ArgumentTypeError(
+            f"{named} is no text in UTF-8; give a path that is, or, if this one is, set PYTHONUTF8=1"
+        ) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ArgumentTypeError(f"{named} cannot be used: {why}; give another path") from None
@@ -475,8 +478,11 @@ def main(argv: list[str]) -> None:
             where = f"\nThe traceback is in {shown(folder / 'error.log')}"
         except OSError:
             where = ""
-        full = isinstance(error, OSError) and error.errno in NO_ROOM
-        mend = ". Free some space there and call this again; what was finished is kept" if full else ""
+        mend = ""
+        if getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in FULL):
+            mend = (
+                f". There is no room left in {shown(folder)}: free some and call this again; what was finished is kept"
+            )
         raise SystemExit(f"{type(error).__name__}: {error}{mend}{where}") from error
 
 
