@@ -216,6 +216,7 @@ def read_header(folder: Path) -> dict[str, Any]:
             if not isinstance(header[name], str | None):
                 raise ValueError(f"{name} must be a text, got {str(header[name])[:80]!r}")
         header["protocol_hash"] = Protocol.from_dict(header["protocol"]).hash
+        json.dumps(header, ensure_ascii=False).encode()  # half a character cannot be written again
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or not of an evaluation ({error}); name another folder") from error
     return header
