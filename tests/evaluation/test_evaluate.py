@@ -380,7 +380,11 @@ def test_a_protocol_file_with_a_wrong_entry_is_named_with_it(finished, damage, r
         (3, lambda row: row | {"index": True}, "line 3: 'index' must be int, got 'True'"),
         (3, lambda row: b"[" * 99_999, "line 3: not a JSON row"),
         (3, lambda row: b"\0" * 9, "line 3: not a JSON row"),
-        (3, lambda row: row | {"completion": "Another."}, "line 3: it was altered after it was written.*remove that line"),
+        (
+            3,
+            lambda row: row | {"completion": "Another."},
+            "line 3: it was altered after it was written.*remove that line",
+        ),
         (3, lambda row: row | {"tokens": row["tokens"] + 1}, "line 3: it was altered"),
         (3, lambda row: row | {"truncated": not row["truncated"]}, "line 3: it was altered"),
         (3, lambda row: row | {"question": "Another?"}, "line 3: it was altered"),
