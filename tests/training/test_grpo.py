@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from utils.data.questions import load_questions
-from utils.files import read_jsonl
+from utils.files import IN_USE, ROOT, InUse, read_jsonl
 from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
 from utils.training.checkpoints import complete_checkpoints
@@ -176,6 +178,22 @@ def test_a_finished_run_comes_back_from_its_mirror(straight, copy, tmp_path, cap
     assert "brought checkpoint-6 back" in capsys.readouterr().out
     assert result.finished and [line["step"] for line in result.history] == [1, 2, 3, 4, 5, 6]
     assert same_weights(result.adapter, straight[1].adapter)
+
+
+def test_a_mirror_in_which_another_process_works_is_refused_and_given_back(tmp_path):
+    hold = (
+        "import sys; from utils.files import in_use\nwith in_use(sys.argv[1]): print(flush=True); sys.stdin.readline()"
+    )
+    run, mirror = tmp_path / "run", tmp_path / "mirror"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold, mirror], cwd=ROOT, **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(InUse, match=f"{mirror} is in use by process {other.pid} on "):
+            run_training(trainer_for(run), mirror=mirror)
+        assert os.listdir(run) == [] and os.listdir(mirror) == [IN_USE]
+        other.communicate(b"\n")
+    assert run_training(trainer_for(run, steps=3), mirror=mirror).finished
+    assert not [*tmp_path.rglob(f"{IN_USE}*")], "nor was one copied"
 
 
 def test_an_existing_run_is_not_overwritten(copy):

@@ -27,7 +27,7 @@ from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_js
 from utils.model.profiles import PROFILES, get_profile
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
-FULL = ("No space left", "inline_container", "PytorchStreamWriter")  # what weights on a full disk end in
+FULL = ("No space left", "File too large", "quota", "inline_container", "PytorchStreamWriter")  # as libraries say it
 NAME_BYTES = 255  # of a file or folder, on all usual file systems
 
 # -------------------------------------------------------------------------------------------------- options
