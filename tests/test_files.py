@@ -1,5 +1,6 @@
 """Whole files or none, and one process at a time in a folder."""
 
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -24,6 +26,7 @@ from utils.files import (
     write_jsonl,
     write_text,
 )
+from utils.setup import read_pins
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 
@@ -47,16 +50,16 @@ def test_json_and_jsonl_keep_any_text(tmp_path):
     append_jsonl(tmp_path / "rows.jsonl", rows)
     append_jsonl(tmp_path / "new" / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows * 2 and read_jsonl(tmp_path / "new" / "rows.jsonl") == rows
-    assert read_json(tmp_path / "one.json") == rows[0]
+    assert read_json(tmp_path / "one.json", "mend it") == rows[0]
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[" * 100_000, b"\0" * 40, b"\xff\xfe", b"\x1f\x8b garbage", b"1" * 5_000, b"NaN,"]
+    "content", [b"", b"{", b"[]", b"[" * 100_000, b"\0" * 40, b"\xff\xfe", b"\x1f\x8b garbage", b"1" * 5_000, b"NaN,"]
 )
-def test_what_is_no_json_is_named(tmp_path, content):
+def test_what_is_no_json_object_is_named_with_the_mend(tmp_path, content):
     (tmp_path / "card.json").write_bytes(content)
-    with pytest.raises(ValueError, match="card.json is damaged: it holds no JSON"):
-        read_json(tmp_path / "card.json")
+    with pytest.raises(ValueError, match="card.json is damaged .*; mend it$"):
+        read_json(tmp_path / "card.json", "mend it")
 
 
 FULL = """
@@ -75,42 +78,14 @@ for write in (lambda: append_jsonl(sys.argv[1], [{"n": "y" * 300}] * 3), lambda:
 def test_where_there_is_no_room_for_all_lines_none_is_added_and_the_file_is_named(tmp_path):
     lines, whole = tmp_path / "lines.jsonl", tmp_path / "whole.json"
     append_jsonl(lines, [{"n": "x" * 200}])
-    write_json(whole, "old")
+    write_json(whole, {"n": "old"})
     done = subprocess.run([sys.executable, "-c", FULL, lines, whole], cwd=ROOT, capture_output=True, text=True)
     assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == [f"'{lines}'", f"'{whole}'"], done.stderr
-    assert read_jsonl(lines) == [{"n": "x" * 200}] and read_json(whole) == "old"
+    assert read_jsonl(lines) == [{"n": "x" * 200}] and json.loads(whole.read_text()) == {"n": "old"}
     assert sorted(os.listdir(tmp_path)) == ["lines.jsonl", "whole.json"]
 
 
 # ------------------------------------------------------------------------------------------- one process at a time
-
-HOLD = """
-import sys, time
-from utils.files import in_use
-with in_use(sys.argv[1], float(sys.argv[2])):
-    print("in", flush=True)
-    sys.stdin.readline()
-print("out", flush=True)
-"""
-
-
-@pytest.fixture
-def hold():
-    """Start a process that has a folder to itself; returned once it has, or has said why not."""
-    started = []
-
-    def start(folder, sign_of_life_s=30.0):
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-        command = [sys.executable, "-c", HOLD, str(folder), str(sign_of_life_s)]
-        process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
-        started.append(process)
-        process.said = process.stdout.readline().strip()
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def fields(folder):
@@ -184,7 +159,7 @@ def test_ctrl_c_gives_the_folder_back_and_other_signals_leave_it_to_the_next(hol
     holder.send_signal(number)
     holder.wait()
     assert (os.listdir(tmp_path) == []) == (number == signal.SIGINT)
-    assert hold(tmp_path).said == "in"
+    hold(tmp_path)
 
 
 def foreign_mark(folder, age=0.0, host="another-machine", pid=None, duration=0.9):
@@ -269,6 +244,14 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_mend(tmp_path, monkey
 
     monkeypatch.setattr("filelock._soft._exclusive._publication.open_into", read_only)
     with pytest.raises(OSError, match=f"Read-only file system.*name another folder: '{tmp_path}'"), in_use(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("module", [None, ModuleType("filelock")], ids=["missing", "too old"])
+def test_without_filelock_the_mend_is_said(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "filelock", module)
+    pin = f"filelock=={read_pins(ROOT / 'requirements.txt')['filelock']}"
+    with pytest.raises(ImportError, match=f"pip install {pin}$"), in_use(tmp_path):
         pass
 
 

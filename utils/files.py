@@ -44,19 +44,14 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     return path
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """`write_bytes` of a text, in UTF-8 with its line ends as they are."""
-    return write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """`write_text` of a JSON document."""
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> Path:
-    """`write_text` of one JSON record a line."""
-    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of the file into an error of the operating system, which leaves it out when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def append_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
@@ -78,27 +73,42 @@ def append_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
                 raise
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the name of the file into an error of the operating system, which leaves it out when a disk is full."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+def write_text(path: str | Path, text: str) -> Path:
+    """`write_bytes` of a text, in UTF-8 with its line ends as they are."""
+    return write_bytes(path, text.encode("utf-8"))
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON document.
+def write_json(path: str | Path, value: Any) -> Path:
+    """`write_text` of a JSON document."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> Path:
+    """`write_text` of one JSON record a line."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: str | Path, mend: str) -> dict[str, Any]:
+    """The object in a JSON file that this project wrote.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged; names it.
+        ValueError: the file is damaged; names it and `mend`.
     """
     try:
-        return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it holds no JSON ({error})") from error
+        return json_object(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {mend}") from error
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """The object that a JSON text holds; ValueError where it is none, or no JSON."""
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.40} is no object")
+    return value
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -153,9 +163,14 @@ def in_use(folder: str | Path, sign_of_life_s: float = SIGN_OF_LIFE_S) -> Iterat
     Raises:
         InUse: another process works there.
         OSError: the folder cannot be made or written.
+        ImportError: filelock is missing, or older than its leases.
     """
-    from filelock import SoftFileLease
-
+    try:
+        from filelock import SoftFileLease
+    except ImportError as error:
+        raise ImportError(
+            f"{error}; requirements.txt has the one that is needed: pip install filelock==4.3.1"
+        ) from error
     folder = Path(folder).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)

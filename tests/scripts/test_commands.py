@@ -13,7 +13,6 @@ import torch
 from utils.data.answers import is_correct
 from utils.evaluation.evaluate import RATES
 from utils.files import IN_USE, ROOT
-from utils.scripts.commands import training_facts
 from utils.stats import wilson_interval
 
 pytestmark = pytest.mark.slow
@@ -322,19 +321,3 @@ def test_an_old_terminal_and_a_name_beyond_it_do_not_lose_a_training(tmp_path):
     done = command(*TRAIN, "--output", tmp_path / "é ☃", env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "\\u2603/adapter" in done.stdout, done.stderr
     assert (tmp_path / "é ☃" / "adapter" / "adapter_model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seed": 0, "steps": true, "seconds": 1}', "[" * 99_999, "\0"])
-def test_damaged_facts_of_a_training_are_named(content, tmp_path):
-    (tmp_path / "training.json").write_text(content)
-    with pytest.raises(ValueError, match="training.json is damaged"):
-        training_facts(str(tmp_path / "adapter"))
-
-
-def test_damaged_facts_of_a_training_are_named_before_anything_is_evaluated(trained, questions, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run")
-    (run / "training.json").write_text("[]")
-    words = ("evaluate", "--profile", "tiny", "--adapter", run / "adapter", "--questions", questions)
-    done = command(*words, "--output", tmp_path / "out")
-    assert done.returncode == 1 and f"{run / 'training.json'} is damaged" in done.stderr, done.stderr
-    assert not (tmp_path / "out" / "base").exists() and "Traceback" not in done.stderr

@@ -1,15 +1,11 @@
 """The series and the notebooks are not disturbed by a second start; what is tried here trains nothing."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
-from utils.files import IN_USE, ROOT
+from utils.files import IN_USE
 from utils.scripts import commands, notebooks
-
-HOLD = "import sys; from utils.files import in_use\nwith in_use(sys.argv[1]): print(flush=True); sys.stdin.readline()"
 
 
 @pytest.fixture
@@ -23,23 +19,6 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def held(project):
-    """Have another process work in a folder."""
-    processes = []
-
-    def hold(folder):
-        command = [sys.executable, "-c", HOLD, str(project / folder)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        processes[-1].stdout.readline()
-        return processes[-1]
-
-    yield hold
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
@@ -47,19 +26,19 @@ def files(folder):
 @pytest.mark.parametrize(
     "folder, argv", [("runs", []), ("runs/latest/mine", []), ("notebooks", ["notebooks", "--write"])]
 )
-def test_a_second_start_moves_and_writes_nothing(folder, argv, project, held, monkeypatch):
+def test_a_second_start_moves_and_writes_nothing(folder, argv, project, hold, monkeypatch):
     executed = []
     monkeypatch.setattr(notebooks, "execute", lambda *args: executed.append(args))
-    holder = held(folder)
+    holder = hold(project / folder)
     before = files(project)
     with pytest.raises(SystemExit, match=f"InUse: {project / folder} is in use by process {holder.pid} on "):
         commands.main(argv)
     assert files(project) == before and executed == []
 
 
-def test_a_killed_series_is_in_nobody_s_way(project, held):
+def test_a_killed_series_is_in_nobody_s_way(project, hold):
     for folder in ("runs", "runs/latest/mine"):
-        holder = held(folder)
+        holder = hold(project / folder)
         holder.kill()
         holder.wait()
     commands.main([])

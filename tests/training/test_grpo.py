@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from utils.data.questions import load_questions
-from utils.files import IN_USE, ROOT, InUse, read_jsonl
+from utils.files import IN_USE, InUse, read_jsonl
 from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
 from utils.training.checkpoints import complete_checkpoints
@@ -180,18 +178,13 @@ def test_a_finished_run_comes_back_from_its_mirror(straight, copy, tmp_path, cap
     assert same_weights(result.adapter, straight[1].adapter)
 
 
-def test_a_mirror_in_which_another_process_works_is_refused_and_given_back(tmp_path):
-    hold = (
-        "import sys; from utils.files import in_use\nwith in_use(sys.argv[1]): print(flush=True); sys.stdin.readline()"
-    )
+def test_a_mirror_in_which_another_process_works_is_refused(hold, tmp_path):
     run, mirror = tmp_path / "run", tmp_path / "mirror"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", hold, mirror], cwd=ROOT, **pipes) as other:
-        other.stdout.readline()
-        with pytest.raises(InUse, match=f"{mirror} is in use by process {other.pid} on "):
-            run_training(trainer_for(run), mirror=mirror)
-        assert os.listdir(run) == [] and os.listdir(mirror) == [IN_USE]
-        other.communicate(b"\n")
+    other = hold(mirror)
+    with pytest.raises(InUse, match=f"{mirror} is in use by process {other.pid} on "):
+        run_training(trainer_for(run), mirror=mirror)
+    assert os.listdir(run) == [] and os.listdir(mirror) == [IN_USE]
+    other.communicate("\n")
     assert run_training(trainer_for(run, steps=3), mirror=mirror).finished
     assert not [*tmp_path.rglob(f"{IN_USE}*")], "nor was one copied"
 

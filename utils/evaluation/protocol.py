@@ -6,7 +6,7 @@ kept with the answers, and a comparison across two protocols is refused by the n
 An evaluation has a folder; a kill at any moment costs one batch at most:
 
     DIR/protocol.json        model, adapter and protocol; written first
-    DIR/completions.jsonl    one answer a line, appended batch by batch
+    DIR/completions.jsonl    one answer a line, with a hash of it, appended batch by batch
     DIR/card.json            the rates; written last
 
 `completions.jsonl` may also come from elsewhere: question, gold and completion are all that a line needs to be judged.
@@ -27,7 +27,7 @@ from typing import Any, get_type_hints
 from utils.data import questions as data
 from utils.data.answers import RULES
 from utils.data.questions import Question, to_question
-from utils.files import append_jsonl, differences, portable, read_json, sha256, write_bytes, write_json, write_jsonl
+from utils.files import append_jsonl, differences, json_object, portable, sha256, write_bytes, write_json, write_jsonl
 from utils.model.policy import Policy, Sample, render_prompt
 
 PROTOCOL, ANSWERS, CARD = "protocol.json", "completions.jsonl", "card.json"
@@ -207,8 +207,8 @@ def read_header(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return dict(UNKNOWN)
     try:
-        header = read_json(path)
-        if not isinstance(header, dict) or UNKNOWN.keys() - header.keys():
+        header = json_object(path.read_bytes())
+        if UNKNOWN.keys() - header.keys():
             raise ValueError(f"it needs {', '.join(UNKNOWN)}")
         if type(header["questions"]) is not int or header["questions"] < 0:
             raise ValueError(f"questions must be a number of them, got {str(header['questions'])[:80]!r}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import re
 import sys
@@ -291,7 +292,6 @@ def evaluate(args: Namespace) -> None:
     if args.adapter:
         folders = {"base": Path(args.base) if args.base else output / "base", "trained": output}
         check_adapter(args.adapter)  # this and what follows before minutes go into the base model
-    facts = training_facts(args.adapter)
     policy = load_policy(profile)
     if args.base:
         theirs = read_header(Path(args.base))["protocol"]
@@ -314,7 +314,7 @@ def evaluate(args: Namespace) -> None:
         **verdicts,
         questions=args.questions or f"{profile.dataset} test",
         adapter=args.adapter,
-        **facts,
+        **training_facts(args.adapter),
         protocol_hash=evaluations["base"].header["protocol_hash"],
         total_seconds=round(time.perf_counter() - start, 1),
     )
@@ -351,17 +351,11 @@ def score(args: Namespace) -> None:
 
 
 def training_facts(adapter: str | None) -> dict[str, Any]:
-    """Seed, steps and seconds of the training that left an adapter; {} where no training.json is beside it.
-
-    Raises:
-        ValueError: that file is damaged.
-    """
-    path, names = Path(adapter or "").parent / "training.json", ("seed", "steps", "seconds")
-    if not adapter or not path.is_file():
+    """Seed, steps and seconds of the training that left an adapter; {} where no training.json is beside it."""
+    facts = Path(adapter).parent / "training.json" if adapter else None
+    if facts is None or not facts.is_file():
         return {}
-    training = read_json(path)
-    if not isinstance(training, dict) or not all(type(training.get(name)) in (int, float) for name in names):
-        raise ValueError(f"{path} is damaged: it needs numbers as {', '.join(names)}; remove it, or mend it")
+    training = json.loads(facts.read_text(encoding="utf-8"))
     return {"seed": training["seed"], "train_steps": training["steps"], "train_seconds": training["seconds"]}
 
 
@@ -407,7 +401,7 @@ def run_series(output: Path) -> dict[str, Any]:
         environment = {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": str(output)}
         seconds = execute(notebook, output / "notebooks" / notebook.name, environment, tell)
         tell(f"{notebook.stem}: done in {seconds:.0f} s", end="\n")
-    summary = read_json(output / "summary.json")
+    summary = read_json(output / "summary.json", "run the series again: run.py")
     summary["total_seconds"] = round(time.perf_counter() - start, 1)
     base, trained = (load_evaluation(output / who).verdicts for who in ("base", "trained"))
     history, solutions = read_jsonl(output / "training" / "log.jsonl"), solutions_of(load_questions("tiny", "test"))
