@@ -28,7 +28,13 @@ from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_js
 from utils.model.profiles import PROFILES, get_profile
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
-FULL = ("No space left", "File too large", "quota", "inline_container", "PytorchStreamWriter")  # as libraries say it
+FULL = (
+    "No space left",
+    "File too large",
+    "Disk quota",
+    "inline_container",
+    "PytorchStreamWriter",
+)  # as libraries say it
 NAME_BYTES = 255  # of a file or folder, on all usual file systems
 
 # -------------------------------------------------------------------------------------------------- options
