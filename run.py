@@ -12,7 +12,8 @@
     python3 run.py COMMAND -h     the options of a command
 
 The first start makes `.venv` beside this file, installs torch's CPU build and then requirements-cpu.txt
-into it, and stamps it with a hash of the pins; later starts find the stamp and need no network.
+into it, and stamps it with a hash of the pins; later starts find the stamp and need no network. A second
+start meanwhile waits for the first.
 A Python that already holds these pins is used as it is. The GPU profiles always use the Python that
 started this file, since their packages are the user's choice (`pip install -r requirements.txt`).
 """
@@ -31,12 +32,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
 
 from utils.files import ROOT
 from utils.model.profiles import PROFILES
-from utils.scripts.commands import POSITIONALS, options, parse
+from utils.scripts.commands import POSITIONALS, options, parse, ready
 from utils.setup import installed, read_pins
 
 VENV = ROOT / ".venv"
@@ -124,7 +133,7 @@ def call(command: list[str], env: dict[str, str], stderr=None) -> int:
     its work, and then this process exits with 130. The third Ctrl-C kills the child. A SIGINT that was
     sent to this process alone is passed on, and so is SIGTERM.
     """
-    child = subprocess.Popen(command, cwd=ROOT, env=env, stderr=stderr)
+    child = subprocess.Popen(command, cwd=ROOT, env=env, stderr=stderr, close_fds=False)  # for `installing`
     presses, terminated = 0, False
 
     def on_interrupt(*_) -> None:
@@ -201,12 +210,54 @@ def is_stamped(version: str, pins: dict[str, str]) -> bool:
     return bool(version) and STAMP.is_file() and STAMP.read_text() == stamp_for(version, pins)
 
 
+@contextmanager
+def installing() -> Iterator[None]:
+    """Let one run.py at a time install; the others wait.
+
+    The operating system keeps the lock, so that of a dead process is free, unless its pip, which has it too, lives on.
+    """
+    with VENV.with_name(".venv.lock").open("a+") as file:
+        told = False
+        while not try_lock(file):
+            if not told:
+                file.seek(0)
+                say(f"Another run.py ({file.read() or 'just started'}) is installing into {VENV}; waiting for it.")
+            told = True
+            time.sleep(0.5)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {time.strftime('%H:%M')}")
+        file.flush()
+        yield
+
+
+def try_lock(file) -> bool:
+    """Lock a file, if nobody else has; closing it gives the lock back."""
+    try:
+        if os.name == "nt":
+            file.seek(2**30)  # a byte far behind the text, which stays readable
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.set_inheritable(file.fileno(), True)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # this file system knows no locks
+        return True
+    return True
+
+
 def check_writable() -> None:
     if not os.access(ROOT, os.W_OK):
         raise Failure(
             f"cannot write in the project folder {ROOT}. Copy the project to a folder of your own, "
             "or correct the permissions."
         )
+
+
+def check_no_file() -> None:
+    if os.path.lexists(VENV) and not VENV.is_dir():
+        what = "a file" if VENV.exists() else "a link to nothing"
+        raise Failure(f"{VENV} is {what}, and a folder has to be made there. Move it away and run again.")
 
 
 def check_space() -> None:
@@ -325,10 +376,19 @@ def set_up(pins: dict[str, str]) -> str:
 
     The stamp goes first and comes back last, so an installation that is cut short is taken up again.
     """
-    python, version = venv_python(), venv_version()
-    if is_stamped(version, pins):
-        return python
+    if is_stamped(venv_version(), pins):
+        return venv_python()
     check_writable()
+    check_no_file()
+    with installing():
+        return install(pins)
+
+
+def install(pins: dict[str, str]) -> str:
+    """`set_up`, once nobody else installs."""
+    python, version = venv_python(), venv_version()
+    if is_stamped(version, pins):  # by the one that was waited for
+        return python
     STAMP.unlink(missing_ok=True)
     say(f"Setting up {VENV} (the first time only, a few minutes).")
     if version:
@@ -368,9 +428,10 @@ def choose_python(args: Namespace) -> str:
     profile = getattr(args, "profile", "tiny")
     if PROFILES[profile].unsloth:
         return gpu_python(profile)
-    if args.command in POSITIONALS and importlib.util.find_spec("numpy"):
-        return sys.executable
     pins = read_pins(REQUIREMENTS)
+    can_lock = args.command == "compare" or installed("filelock") == pins["filelock"]  # compare only reads
+    if args.command in POSITIONALS and importlib.util.find_spec("numpy") and can_lock:
+        return sys.executable
     inside_venv = Path(sys.prefix).resolve() == VENV.resolve()
     if not inside_venv and here_already(pins):
         return sys.executable
@@ -385,6 +446,7 @@ def main(argv: list[str] | None = None) -> int:
             "for example python3.12 run.py\n" % found
         )
         return 1
+    ready()
     args = parse(sys.argv[1:] if argv is None else argv)
     # The shell makes what a script starts with `&` ignore SIGINT; here it always means: save and stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,12 @@
 """What holds for every test."""
 
 import os
+import subprocess
+import sys
 
 import pytest
+
+from utils.files import ROOT
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a model this small gains nothing from a second thread, and the
 # other core has tests of its own; child processes inherit it
@@ -34,3 +38,31 @@ def calls(monkeypatch):
     monkeypatch.setattr(grid, "run_arm", run_arm)
     monkeypatch.setattr(grid, "judged", lambda policy, held_out: {"strict": 0.4})
     return made
+
+
+HOLD = """
+import sys
+from utils.files import in_use
+with in_use(sys.argv[1], float(sys.argv[2])):
+    print("in", flush=True)
+    sys.stdin.readline()
+print("out", flush=True)
+"""
+
+
+@pytest.fixture
+def hold():
+    """Have another process work in a folder until it gets a line: `hold(folder)` returns it once it does."""
+    processes = []
+
+    def start(folder, sign_of_life_s=30.0):
+        command = [sys.executable, "-c", HOLD, str(folder), str(sign_of_life_s)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))
+        assert processes[-1].stdout.readline() == "in\n"
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()

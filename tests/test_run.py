@@ -111,6 +111,29 @@ EVALUATE = ["evaluate", "--profile", "tiny", "--output", "out"]
         (["train", "--profile", "tiny", "--output", "run.py"], ["run.py' is a file", "name of a folder"]),
         (["train", "--profile", "tiny", "--output", "run.py/out"], ["run.py' is a file"]),
         (["train", "--profile", "tiny", "--output", ""], ["give one, for example runs/mine"]),
+        (
+            ["train", "--profile", "tiny", "--output", "nothing"],
+            ["nothing' is a link to nothing", "make what it points"],
+        ),
+        (["train", "--profile", "tiny", "--output", "nothing/a"], ["nothing' is a link to nothing"]),
+        (["train", "--profile", "tiny", "--output", "loop/a"], ["'loop/a' cannot be used: Too many levels"]),
+        (["train", "--profile", "tiny", "--output", "n" * 300], ["n…' cannot be used: File name too long"]),
+        (["train", "--profile", "tiny", "--output", "new/" + "é" * 150], ["a name of 300 bytes", "at most 255"]),
+        (["train", "--profile", "tiny", "--output", "abcdefg/" * 511], ["cannot be used: File name too long"]),
+        (["train", "--profile", "tiny", "--output", "a\0b"], ["'a\\x00b' cannot be used:", "null"]),
+        (["train", "--profile", "tiny", "--output", "a\udcff"], ["'a\\udcff' is no text in UTF-8"]),
+        ([*TRAIN, "--mirror", "m" * 300], ["--mirror: 'mmm", "File name too long"]),
+        ([*TRAIN, "--mirror", "nothing"], ["--mirror", "is a link to nothing"]),
+        ([*TRAIN, "--reward", "r" * 300], ["--reward: 'rrr", "File name too long"]),
+        ([*TRAIN, "--reward", "a\udcff"], ["is no text in UTF-8"]),
+        ([*TRAIN, "--reward", "nothing"], ["there is no file 'nothing'"]),
+        ([*EVALUATE, "--questions", "q" * 300], ["--questions: 'qqq", "File name too long"]),
+        ([*EVALUATE, "--questions", "loop"], ["'loop' cannot be used: Too many levels"]),
+        ([*EVALUATE, "--questions", ""], ["there is no file ''", "check the path"]),
+        ([*EVALUATE, "--adapter", "a" * 300], ["--adapter: 'aaa", "File name too long"]),
+        ([*EVALUATE, "--adapter", "a\0"], ["cannot be used:", "null"]),
+        (["score", "a\udcff"], ["is no text in UTF-8"]),
+        (["score", "run.py/a"], ["there is no folder 'run.py/a'"]),
         ([*EVALUATE, "--questions", "none.jsonl"], ["'none.jsonl'", "no file", "check the path"]),
         ([*EVALUATE, "--questions", "."], ["'.' is a folder", "give a file"]),
         ([*EVALUATE, "--adapter", "none"], ["no folder 'none'", "check the path"]),
@@ -135,6 +158,8 @@ def test_wrong_use_prints_usage_and_the_mend_before_anything_is_installed(
     argv, expected, project, machine, monkeypatch, capsys
 ):
     monkeypatch.chdir(project)
+    Path("nothing").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
     with pytest.raises(SystemExit) as stop:
         run.main(argv)
     error = capsys.readouterr().err
@@ -260,6 +285,13 @@ def test_what_needs_no_model_runs_in_any_python_with_numpy(argv, machine, monkey
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "numpy" else found(name))
     assert run.main(argv) == 0
     assert machine.commands[0][:2] == ["-m", "venv"], "without numpy the usual set-up comes first"
+
+
+@pytest.mark.parametrize("argv", [["compare", ".", "."], ["score", "."]])
+def test_score_writes_so_it_needs_the_package_that_locks_a_folder_too(argv, machine, monkeypatch):
+    monkeypatch.setattr(run, "installed", lambda name: "3.12.0")
+    assert run.main(argv) == 0
+    assert (machine.commands[0][:2] == ["-m", "venv"]) == (argv[0] == "score")
 
 
 @pytest.mark.parametrize(
@@ -424,6 +456,14 @@ def test_a_full_disk_is_reported_before_the_installation(machine, monkeypatch, c
     assert machine.commands == [] and "needs 3 GB, and 0.5 GB are free" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("link, said", [(False, "is a file"), (True, "is a link to nothing")])
+def test_a_venv_that_is_no_folder_is_reported(link, said, machine, capsys):
+    run.VENV.symlink_to("nowhere") if link else run.VENV.touch()
+    assert run.main([]) == 1
+    error = capsys.readouterr().err
+    assert machine.commands == [] and f".venv {said}" in error and "Move it away" in error and error.count("\n") == 1
+
+
 def test_a_read_only_project_is_reported(machine, monkeypatch, capsys):
     monkeypatch.setattr(run.os, "access", lambda place, mode: False)
     assert run.main([]) == 1
@@ -469,6 +509,117 @@ def test_a_real_venv_in_a_folder_with_a_space(project, monkeypatch):
     run.make_venv()
     assert run.venv_version() == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert run.query(run.venv_python(), "import nothing_of_this_name") == ""
+
+
+INSTALL = """
+import sys, time
+from pathlib import Path
+import run
+
+real, made, steps = run.call, Path(".venv"), Path("steps")
+run.here_already, run.check_space = lambda pins: False, lambda: None
+run.query = lambda python, code: "3.11" if made.exists() and "version_info" in code else ""
+
+def call(command, env, stderr=None):
+    step = "job" if "utils.scripts.commands" in command else "venv" if "venv" in command else command[-1]
+    with steps.open("a") as file:
+        file.write(Path(step).name + "\\n")
+    made.mkdir(exist_ok=True)
+    if step == "job":
+        return 0
+    return real([sys.executable, "-c", f"import time; time.sleep({sys.argv[1]}); open('ended', 'a').write('x')"], env)
+
+run.call = call
+sys.exit(run.main([]))
+"""
+
+
+def install(project, seconds=0.5):
+    """A run.py whose three steps of the installation take so long each."""
+    return subprocess.Popen(
+        [sys.executable, "-c", INSTALL, str(seconds)],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+STEPS = ["venv", "torch==2.13.0+cpu", "requirements-cpu.txt"]
+
+
+def test_two_first_starts_install_once(project):
+    first = install(project)
+    wait_until((project / "steps").exists)
+    second = install(project)
+    (said, error), (waited, none) = first.communicate(timeout=60), second.communicate(timeout=60)
+    assert (first.returncode, second.returncode, error, none) == (0, 0, "", "")
+    assert (project / "steps").read_text().splitlines() == [*STEPS, "job", "job"]
+    assert "waiting" not in said and "Setting up" not in waited
+    assert f"Another run.py (process {first.pid}, since " in waited and f"into {project / '.venv'}; waiting" in waited
+
+
+@posix_only
+def test_what_a_killed_installation_started_is_waited_for_and_then_it_is_taken_up_again(project):
+    first = install(project, 2)
+    wait_until((project / "steps").exists)
+    first.kill()
+    first.wait()
+    assert not (project / "ended").exists(), "its child is still at work"
+    second = install(project, 0.1)
+    waited, error = second.communicate(timeout=60)
+    assert second.returncode == 0 and f"(process {first.pid}, since " in waited, error
+    assert (project / "steps").read_text().splitlines() == ["venv", *STEPS[1:], "job"]
+    third = install(project)
+    assert third.communicate(timeout=60) == ("", "") and third.returncode == 0
+
+
+@posix_only
+def test_ctrl_c_ends_the_waiting_and_not_the_installation(project):
+    first = install(project)
+    wait_until((project / "steps").exists)
+    second = install(project)
+    assert "waiting for it" in second.stdout.readline()
+    second.send_signal(signal.SIGINT)
+    assert second.communicate(timeout=60)[1].strip() == "Interrupted." and second.returncode == 130
+    assert first.wait(timeout=60) == 0 and (project / "steps").read_text().splitlines() == [*STEPS, "job"]
+
+
+@posix_only
+def test_in_a_folder_that_was_deleted_the_mend_is_said(project, tmp_path):
+    (tmp_path / "gone").mkdir()
+    deleted = "import os, runpy, sys; os.rmdir(os.getcwd()); sys.argv = sys.argv[1:]; "
+    for start, where in (
+        (f"runpy.run_path({str(project / 'run.py')!r}, run_name='__main__')", ["run.py", *TRAIN]),
+        ("runpy.run_module('utils.scripts.commands', run_name='__main__')", ["commands", "score", str(project)]),
+    ):
+        (tmp_path / "gone").mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-c", deleted + start, *where],
+            cwd=tmp_path / "gone",
+            env=os.environ | {"PYTHONPATH": str(project)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+        assert "the folder you are in no longer exists; cd into one that does" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252:strict"])
+def test_a_name_that_the_terminal_cannot_show_is_shown_by_its_numbers(encoding, project):
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    code = "import run; run.ready(); print('☃ ½ \\udcff'); run.main(['score', 'keiner ☃'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True)
+    assert done.returncode == 2 and done.stdout.startswith(b"\\u2603 "), done.stderr
+    assert b"there is no folder 'keiner \\u2603'" in done.stderr
 
 
 CHILD = """

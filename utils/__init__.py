@@ -1,6 +1,6 @@
 """The house of the series: six wings with the themes of the notebooks and one of scripts, over four ground files.
 
-    files, setup, stats, plots     whole files and hashes, the machine and its packages, every statistic, shared figures
+    files, setup, stats, plots     whole files and who writes them, machine and packages, all statistics, shared figures
 
     data         01  questions, exact answers, the tiny world, leaks and wrong labels
     rewards      02  reward functions, the bank and the bench they are tried on, the Reward Lab

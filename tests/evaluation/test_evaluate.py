@@ -383,13 +383,43 @@ def test_a_file_of_the_user_s_is_not_overwritten(policy, tmp_path, name):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-@pytest.mark.parametrize("content", ["{}", '["protocol"]', "plain", '{"protocol": null}', "\u00ff"])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '["protocol"]', "plain", '{"protocol": null}', "\u00ff", "\0" * 9, "", "[" * 99_999]
+)
 def test_a_protocol_file_of_another_kind_is_refused_and_left_alone(policy, finished, content):
     (finished / "protocol.json").write_bytes(content.encode("latin-1"))
     for use in (lambda: evaluate(policy, EIGHT, output=finished), lambda: load_evaluation(finished)):
         with pytest.raises(ValueError, match="protocol.json is damaged, or not of an evaluation"):
             use()
     assert (finished / "protocol.json").read_bytes() == content.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        ({"questions": -1}, "questions must be a number of them, got '-1'"),
+        ({"questions": True}, "questions must be a number of them, got 'True'"),
+        ({"questions": float("inf")}, "questions must be a number of them, got 'inf'"),
+        ({"model": []}, r"model must be a text, got '..'"),
+        ({"adapter": 7}, "adapter must be a text, got '7'"),
+        ({"model": "half \ud83d"}, "surrogates not allowed"),
+        ({"protocol": []}, "a protocol has the fields"),
+        ({"protocol.seed": "x"}, "seed of a protocol must be int . None, got 'x'"),
+        ({"protocol.token_cap": True}, "token_cap of a protocol must be int, got 'True'"),
+        ({"protocol.token_cap": 9.5}, "token_cap of a protocol must be int, got '9.5'"),
+        ({"protocol.rules": ["1"]}, "rules of a protocol must be str"),
+        ({"protocol.decoding": None}, "decoding of a protocol must be str, got 'None'"),
+    ],
+)
+def test_a_protocol_file_with_a_wrong_entry_is_named_with_it(finished, damage, reason):
+    path = finished / "protocol.json"
+    header = json.loads(path.read_bytes())
+    for name, value in damage.items():
+        (header["protocol"] if "." in name else header)[name.rpartition(".")[2]] = value
+    path.write_text(json.dumps(header))
+    for use in (load_evaluation, score):
+        with pytest.raises(ValueError, match=f"protocol.json is damaged, .*{reason}.*; name another folder"):
+            use(finished)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +431,23 @@ def test_a_protocol_file_of_another_kind_is_refused_and_left_alone(policy, finis
         (3, lambda row: row | {"completion": None}, "line 3: 'completion' must be str, got 'None'"),
         (3, lambda row: row | {"tokens": "many"}, "line 3: 'tokens' must be int, got 'many'"),
         (3, lambda row: row | {"tokens": True}, "line 3: 'tokens' must be int"),
-        (3, lambda row: row | {"tokens": -1}, "line 3: 'tokens' must not be negative, got -1"),
+        (3, lambda row: row | {"tokens": -1}, "line 3: 'tokens' must be from 0 to 9,007,199,254,740,992, got -1"),
+        (3, lambda row: row | {"tokens": 10**400}, "line 3: 'tokens' must be from 0 to 9,007"),
+        (3, lambda row: row | {"seconds": float("inf")}, "line 3: 'seconds' must be from 0 to .* got inf"),
+        (3, lambda row: row | {"seconds": float("nan")}, "line 3: 'seconds' must be from 0 to .* got nan"),
+        (3, lambda row: row | {"index": True}, "line 3: 'index' must be int, got 'True'"),
+        (3, lambda row: b"[" * 99_999, "line 3: not a JSON row"),
+        (3, lambda row: b"\0" * 9, "line 3: not a JSON row"),
+        (
+            3,
+            lambda row: row | {"completion": "Another."},
+            "line 3: it was altered after it was written.*remove that line",
+        ),
+        (3, lambda row: row | {"tokens": row["tokens"] + 1}, "line 3: it was altered"),
+        (3, lambda row: row | {"truncated": not row["truncated"]}, "line 3: it was altered"),
+        (3, lambda row: row | {"question": "Another?"}, "line 3: it was altered"),
+        (3, lambda row: row | {"gold": "-7"}, "line 3: it was altered"),
+        (3, lambda row: row | {"answer_sha256": "0" * 16}, "line 3: it was altered"),
         (3, lambda row: row | {"truncated": "no"}, "line 3: 'truncated' must be bool, got 'no'"),
         (3, lambda row: row | {"gold": "many"}, "line 3: no gold number"),
         (3, lambda row: row | {"question": " "}, "line 3: a row needs a non-empty text 'question'"),
@@ -425,20 +471,61 @@ def test_a_damaged_line_is_named_and_the_file_left_alone(policy, finished, line,
 def test_a_line_that_is_not_of_these_questions_or_stands_there_twice(policy, finished):
     path = finished / "completions.jsonl"
     *rows, _ = path.read_bytes().split(b"\n")
-    row = json.loads(rows[0])
+    row = old_row(rows[0])
     path.write_bytes(b"\n".join([json.dumps(row | {"gold": "-7"}).encode(), *rows[1:], b""]))
     with pytest.raises(ValueError, match="line 1: not question [0-9] of those asked; remove that line"):
         evaluate(policy, EIGHT, output=finished)
     with pytest.raises(ValueError, match="the questions or golds in .* were altered: revision is"):
         load_evaluation(finished)
-    path.write_bytes(b"\n".join([*rows, rows[0], b""]))
-    with pytest.raises(ValueError, match=f"line 9: index {row['index']} stands in line 1 as well"):
-        load_evaluation(finished)
+    other = json.dumps(row | {"completion": "Another."}).encode()
+    path.write_bytes(b"\n".join([*rows, other, b""]))
+    for use in (lambda: evaluate(policy, EIGHT, output=finished), lambda: load_evaluation(finished)):
+        with pytest.raises(ValueError, match=f"line 9: index {row['index']} stands in line 1 as well"):
+            use()
     path.write_bytes(b"\n".join([*rows[1:], b""]))
     with pytest.raises(ValueError, match="not finished: 7 of 8 questions are answered; call run.py evaluate"):
         load_evaluation(finished)
     evaluate(policy, EIGHT, output=finished)
     assert load_evaluation(finished).card["n"] == 8, "removing the line was the mend"
+
+
+def old_row(line):
+    """A row as versions before the hash wrote it."""
+    return {name: value for name, value in json.loads(line).items() if name != "answer_sha256"}
+
+
+def test_answers_that_two_evaluations_of_an_older_version_both_wrote_count_once(policy, asked, finished):
+    path, card = finished / "completions.jsonl", card_bytes(finished)
+    rows = [old_row(line) for line in path.read_bytes().split(b"\n") if line]
+    both = [row | {"seconds": row["seconds"] + n} for row in rows for n in (0, 1)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in both))
+    before = path.read_bytes()
+    assert load_evaluation(finished).card == json.loads(card) == score(finished).card and path.read_bytes() == before
+    asked.batches = []
+    evaluate(policy, EIGHT, output=finished)
+    assert asked.batches == [] and card_bytes(finished) == card
+    assert [json.loads(line) for line in path.read_bytes().split(b"\n") if line] == rows, "the copies are gone"
+
+
+def test_a_line_that_is_being_written_does_not_hide_how_far_the_evaluation_is(finished):
+    path = finished / "completions.jsonl"
+    whole = path.read_bytes()
+    last = whole.rstrip().rpartition(b"\n")[2]
+    for cut in range(2, len(last), 7):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(ValueError, match="is not finished: 7 of 8 questions are answered"):
+            load_evaluation(finished)
+    path.write_bytes(whole[:-1])
+    assert load_evaluation(finished).card["n"] == 8, "a last line needs no line end"
+
+
+def test_altered_answers_may_be_judged_on_purpose(finished, tmp_path):
+    rows = [json.loads(line) for line in (finished / "completions.jsonl").read_bytes().split(b"\n") if line]
+    kept = [{name: row[name] for name in ("question", "gold")} | {"completion": "It is 7."} for row in rows]
+    assert score(foreign(tmp_path / "mine", kept)).card["n"] == 8
+    reordered = [dict(sorted(row.items())) for row in rows]
+    (finished / "completions.jsonl").write_text("".join(json.dumps(row) + "\r\n" for row in reordered))
+    assert load_evaluation(finished).card["n"] == 8, "another order of fields and other line ends alter no answer"
 
 
 # ------------------------------------------------------------------------------- stored, loaded, scored again
@@ -479,6 +566,7 @@ def test_loading_judges_anew_and_other_rules_ask_for_a_score(finished, monkeypat
         "protocol_hash": scored.protocol.hash,
     }
     rows = [json.loads(text)["completion"] for text in completions.split(b"\n") if text]
+    assert all("answer_sha256" in json.loads(text) for text in (finished / "completions.jsonl").open("rb"))
     assert rows == [json.loads(text)["completion"] for text in (finished / "completions.jsonl").open("rb")]
     assert load_evaluation(finished).card == scored.card
 

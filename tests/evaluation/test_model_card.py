@@ -1,6 +1,8 @@
 """The model card says what was measured, and calls the rest "not measured"."""
 
+import html
 import json
+import re
 
 import pytest
 
@@ -42,3 +44,25 @@ def test_every_profile_has_a_card_with_a_licence(name):
 def test_a_path_of_this_machine_does_not_get_into_the_card():
     assert "mine.jsonl" in model_card(SUMMARY | {"questions": "/home/me/mine.jsonl", "adapter": "/home/me/a"})
     assert "/home" not in model_card(SUMMARY | {"questions": "/home/me/mine.jsonl", "adapter": "/home/me/a"})
+
+
+NASTY = [
+    "a | b.jsonl",
+    "a\n---\nlicense: mit\n.jsonl",
+    "<script>alert(1)</script>.jsonl",
+    "`x` **y** _z_ [link](javascript:x) ![i](x).jsonl",
+    "\\| &lt;b&gt; \r\n\u2028| | |\x00.jsonl",
+    "Fragen über ½ & mehr.jsonl",
+]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_what_the_card_quotes_stays_text_in_its_cell(name):
+    bland = model_card(SUMMARY | {"questions": "mine.jsonl", "versions": {"trl": "1"}, "seed": "0"})
+    card = model_card(SUMMARY | {"questions": f"x{name}", "versions": {f"x{name}": name}, "seed": name})
+    assert [line.count("|") for line in card.splitlines()] == [line.count("|") for line in bland.splitlines()]
+    assert card.split("---\n")[1] == bland.split("---\n")[1] and card.count("\n---") == bland.count("\n---")
+    assert set(re.findall("<[a-z/]+>", card)) == set(re.findall("<[a-z/]+>", bland)) and card.count("`") == 4
+    if "/" not in name and "\x00" not in name:
+        assert f"1,319, x{' '.join(name.split())} |" in html.unescape(card), "as a reader sees it"
+    assert " ".join(name.split()).replace("\x00", "") in html.unescape(card).replace("\ufffd", "")

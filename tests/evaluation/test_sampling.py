@@ -11,7 +11,7 @@ import pytest
 
 from utils.data.questions import Question, load_questions
 from utils.evaluation import sampling
-from utils.evaluation.evaluate import load_evaluation, score
+from utils.evaluation.evaluate import evaluate, load_evaluation, score
 from utils.evaluation.sampling import (
     ballot,
     band,
@@ -24,7 +24,7 @@ from utils.evaluation.sampling import (
     pass_table,
     read_ballots,
 )
-from utils.files import write_jsonl
+from utils.files import IN_USE, InUse, write_jsonl
 from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
 from utils.stats import wilson_interval
@@ -245,6 +245,21 @@ def test_samples_are_kept_and_an_interrupted_sampling_gives_the_same(policy, tmp
         row["completion"] for row in rows
     ]
     assert collect(policy, QUESTIONS, cut, n=4) == whole and asked == [3, 1]  # finished: nothing is asked
+
+
+def test_answers_are_added_by_one_process_at_a_time(policy, hold, tmp_path):
+    other = hold(tmp_path)
+    for use in (
+        lambda: collect(policy, QUESTIONS[:2], tmp_path, n=2),
+        lambda: evaluate(policy, QUESTIONS[:2], output=tmp_path),
+        lambda: score(tmp_path),
+    ):
+        with pytest.raises(InUse, match=f"in use by process {other.pid} on "):
+            use()
+    assert [path.name for path in tmp_path.iterdir()] == [IN_USE]
+    other.communicate("\n")
+    collect(policy, QUESTIONS[:2], tmp_path, n=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["completions.jsonl", "protocol.json"]
 
 
 def test_the_draws_of_one_part_are_not_those_of_the_next(policy, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from utils.experiments.grid import (
     read_runs,
     run_grid,
 )
+from utils.files import InUse
 from utils.rewards.functions import correctness_reward
 
 SHORT = {"steps": 2, "warmup_steps": 1, "prompts_per_step": 2, "micro_batch": 16, "max_completion_tokens": 32}
@@ -47,6 +48,14 @@ def test_a_killed_grid_goes_on_with_what_is_missing(calls, tmp_path):
     assert len(rows) == len(read_runs(tmp_path)) == 6
     calls.clear()
     assert run_grid(TWO, range(3), tmp_path, held_out=8) == rows and not calls
+
+
+def test_two_grids_in_one_folder_lose_no_rows_of_each_other(calls, hold, tmp_path):
+    other = hold(tmp_path)
+    with pytest.raises(InUse, match=f"in use by process {other.pid} on "):
+        run_grid(TWO, range(2), tmp_path, held_out=8)
+    other.communicate("\n")
+    assert not calls and len(run_grid(TWO, range(2), tmp_path, held_out=8)) == 4
 
 
 def test_a_kill_between_curve_and_row_leaves_no_trace(calls, tmp_path):

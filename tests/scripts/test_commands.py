@@ -1,26 +1,27 @@
 """The commands as run.py calls them: files seen for the first time, bad input, results that add up."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from utils.data.answers import is_correct
 from utils.evaluation.evaluate import RATES
-from utils.files import ROOT
+from utils.files import IN_USE, ROOT
 from utils.scripts.commands import counter
 from utils.stats import wilson_interval
 
 pytestmark = pytest.mark.slow
 
 
-def command(*args, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "utils.scripts.commands", *map(str, args)], cwd=cwd, capture_output=True, text=True
-    )
+def command(*args, cwd=ROOT, **how):
+    words = [sys.executable, "-m", "utils.scripts.commands", *map(str, args)]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, **how)
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +288,89 @@ def test_a_profile_this_machine_cannot_run_is_refused_before_any_download(tmp_pa
     assert done.returncode == 1 and "Stop here: GPU" in done.stderr and "Traceback" not in done.stderr
     assert "fail  GPU" in done.stdout and "-> on Colab choose Runtime" in done.stdout
     assert not (tmp_path / "run" / "settings.json").exists()
+
+
+# --------------------------------------------------------------------------------------- two at once, and no room
+
+
+def start_in(folder, *args):
+    """A command in a process of its own, returned once it works in `folder`."""
+    words = [sys.executable, "-m", "utils.scripts.commands", *map(str, args)]
+    process, end = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True), time.monotonic() + 60
+    while not (folder / IN_USE).exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    return process
+
+
+TRAIN = ("train", "--profile", "tiny", "--seed", 5, "--max-steps", 2)
+
+
+def test_a_second_process_in_the_folder_of_a_training_is_refused(trained, questions, tmp_path):
+    run = tmp_path / "run"
+    first = start_in(run, *TRAIN, "--output", run)
+    for words in (
+        (*TRAIN, "--output", run),
+        (*TRAIN, "--output", run, "--resume"),
+        ("evaluate", "--profile", "tiny", "--questions", questions, "--output", run),
+    ):
+        done = command(*words)
+        assert done.returncode == 1 and done.stderr.startswith(f"InUse: {run} is in use by process {first.pid} on ")
+        assert done.stderr.count("\n") == 1 and "commands.py train --profile tiny" in done.stderr
+    assert first.wait(timeout=60) == 0 and not (run / "error.log").exists()
+    assert not [*tmp_path.rglob(f"{IN_USE}*")] and not (run / "protocol.json").exists()
+    for name in ("adapter/adapter_model.safetensors", "rollouts.jsonl"):
+        assert (run / name).read_bytes() == (trained / name).read_bytes(), "as a training without company"
+
+
+def test_two_evaluations_at_once_leave_one(measured, tmp_path):
+    out, _, path = measured
+    evaluate = ("evaluate", "--profile", "tiny", "--questions", path, "--output", tmp_path / "out")
+    first = start_in(tmp_path / "out", *evaluate)
+    done = command(*evaluate)
+    assert done.returncode == 1 and "is in use by process" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        first.wait(timeout=60) == 0
+        and (tmp_path / "out" / "card.json").read_bytes() == (out / "base" / "card.json").read_bytes()
+    )
+    assert len(jsonl(tmp_path / "out" / "completions.jsonl")) == 10 and not (tmp_path / "out" / "error.log").exists()
+
+
+def limited(size):
+    import resource
+
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+@pytest.mark.parametrize("size, named", [(2_000, "rollouts.jsonl'"), (500_000, "")])
+def test_a_training_without_room_says_so_and_goes_on_once_there_is_some(size, named, trained, tmp_path):
+    """The limits end it in its records and in its checkpoint."""
+    done = command(*TRAIN, "--output", tmp_path, preexec_fn=limited(size))
+    assert done.returncode == 1 and named in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert f"There is no room left in {tmp_path}: free some and call this again; what was finished" in done.stderr
+    assert command(*TRAIN, "--output", tmp_path, "--resume").returncode == 0
+    for name in ("adapter/adapter_model.safetensors", "rollouts.jsonl"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_an_evaluation_without_room_says_so_and_keeps_what_it_has(measured, tmp_path):
+    out, _, path = measured
+    rows = [json.loads(line) for line in path.open()]
+    many = tmp_path / "mine.jsonl"
+    many.write_text(
+        "".join(json.dumps(row | {"question": f"{n}: {row['question']}"}) + "\n" for n in range(20) for row in rows)
+    )
+    evaluate = ("evaluate", "--profile", "tiny", "--questions", many, "--output", tmp_path / "out")
+    done = command(*evaluate, preexec_fn=limited(20_000))
+    assert done.returncode == 1 and "completions.jsonl'. There is no room left in" in done.stderr, done.stderr
+    compared = command("compare", tmp_path / "out", tmp_path / "out")
+    assert "is not finished" in compared.stderr and "of 200 questions are answered" in compared.stderr
+    assert command(*evaluate).returncode == 0 and len(jsonl(tmp_path / "out" / "completions.jsonl")) == 200
+
+
+def test_an_old_terminal_and_a_name_beyond_it_do_not_lose_a_training(tmp_path):
+    done = command(*TRAIN, "--output", tmp_path / "é ☃", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "\\u2603/adapter" in done.stdout, done.stderr
+    assert (tmp_path / "é ☃" / "adapter" / "adapter_model.safetensors").is_file()

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from utils.data.answers import is_correct
 from utils.data.questions import load_questions
-from utils.files import read_jsonl
+from utils.files import IN_USE, InUse, read_jsonl
 from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
 from utils.rewards.functions import correctness_reward, text_of
@@ -199,6 +199,17 @@ def test_a_finished_run_comes_back_from_its_mirror(straight, copy, tmp_path, cap
     assert "brought checkpoint-6 back" in capsys.readouterr().out
     assert result.finished and [line["step"] for line in result.history] == [1, 2, 3, 4, 5, 6]
     assert same_weights(result.adapter, straight[1].adapter)
+
+
+def test_a_mirror_in_which_another_process_works_is_refused(hold, tmp_path):
+    run, mirror = tmp_path / "run", tmp_path / "mirror"
+    other = hold(mirror)
+    with pytest.raises(InUse, match=f"{mirror} is in use by process {other.pid} on "):
+        run_training(trainer_for(run), mirror=mirror)
+    assert os.listdir(run) == [] and os.listdir(mirror) == [IN_USE]
+    other.communicate("\n")
+    assert run_training(trainer_for(run, steps=3), mirror=mirror).finished
+    assert not [*tmp_path.rglob(f"{IN_USE}*")], "nor was one copied"
 
 
 def test_an_existing_run_is_not_overwritten(copy):

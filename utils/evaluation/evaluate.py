@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation import protocol
 from utils.evaluation.protocol import Protocol, require_same
-from utils.files import write_json
+from utils.files import in_use, write_json
 from utils.model.policy import Policy, Sample, batches, fitting, generate
 from utils.rewards.functions import format_reward
 from utils.stats import (
@@ -135,34 +136,36 @@ def evaluate(
             returns it: what was changed in memory does not show in the folder's protocol.json.
         too_long: what `utils.model.policy.fitting` has sorted out already, {} for none.
     Raises:
+        InUse: another process works in the folder.
         ValueError: the folder holds answers of another model, adapter, protocol or question file, or is damaged; no
             question fits.
     """
     folder, header, known = Path(output or "."), {}, {}
-    if output is not None:
-        if too_long is None:
-            questions, too_long = fitting(policy, questions)
-        header = protocol.header_of(policy, questions, too_long=too_long)
-        known = protocol.begin(folder, header, questions)
-    verdicts = {i: judge(questions[i], answer.sample) for i, [answer] in known.items()}
-
-    def tell() -> None:
-        if progress:
-            progress(len(verdicts), len(questions), sum(v.strict for v in verdicts.values()))
-
-    tell()
-    start = time.perf_counter()
-    for batch in batches(policy, questions, 0.0, 1, known=known):
-        each = (time.perf_counter() - start) / len(batch)
-        new = {i: samples for i, samples in batch.items() if i not in known}
+    if output is not None and too_long is None:
+        questions, too_long = fitting(policy, questions)
+    with nullcontext() if output is None else in_use(folder):
         if output is not None:
-            protocol.append(folder, header["protocol_hash"], {i: questions[i] for i in new}, new, each)
-        verdicts |= {i: judge(questions[i], sample) for i, [sample] in new.items()}
+            header = protocol.header_of(policy, questions, too_long=too_long)
+            known = protocol.begin(folder, header, questions)
+        verdicts = {i: judge(questions[i], answer.sample) for i, [answer] in known.items()}
+
+        def tell() -> None:
+            if progress:
+                progress(len(verdicts), len(questions), sum(v.strict for v in verdicts.values()))
+
         tell()
         start = time.perf_counter()
-    in_order = [verdicts[i] for i in range(len(questions))]
-    if output is not None:
-        write_json(folder / protocol.CARD, card(in_order, header))
+        for batch in batches(policy, questions, 0.0, 1, known=known):
+            each = (time.perf_counter() - start) / len(batch)
+            new = {i: samples for i, samples in batch.items() if i not in known}
+            if output is not None:
+                protocol.append(folder, header["protocol_hash"], {i: questions[i] for i in new}, new, each)
+            verdicts |= {i: judge(questions[i], sample) for i, [sample] in new.items()}
+            tell()
+            start = time.perf_counter()
+        in_order = [verdicts[i] for i in range(len(questions))]
+        if output is not None:
+            write_json(folder / protocol.CARD, card(in_order, header))
     return in_order
 
 
@@ -183,10 +186,18 @@ def load_evaluation(folder: str | Path) -> Evaluation:
 
 
 def score(folder: str | Path) -> Evaluation:
-    """Judge stored completions by the present rules and write card.json; raises what `load_evaluation` raises."""
-    protocol.restamp(Path(folder))
-    evaluation = load_evaluation(folder)
-    write_json(evaluation.folder / protocol.CARD, evaluation.card)
+    """Judge stored completions by the present rules and write card.json.
+
+    Raises:
+        InUse: another process works in the folder.
+        FileNotFoundError, ValueError: as `load_evaluation`.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; name one that an evaluation (run.py evaluate) left")
+    with in_use(folder):
+        protocol.restamp(Path(folder))
+        evaluation = load_evaluation(folder)
+        write_json(evaluation.folder / protocol.CARD, evaluation.card)
     return evaluation
 
 

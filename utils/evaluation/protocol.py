@@ -6,7 +6,7 @@ kept with the answers, and a comparison across two protocols is refused by the n
 An evaluation has a folder; a kill at any moment costs one batch at most:
 
     DIR/protocol.json        model, adapter and protocol; written first
-    DIR/completions.jsonl    one answer a line, appended batch by batch
+    DIR/completions.jsonl    one answer a line, with a hash of it, appended batch by batch
     DIR/card.json            the rates; written last
 
 `completions.jsonl` may also come from elsewhere: question, gold and completion are all that a line needs to be judged.
@@ -22,18 +22,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from utils.data import questions as data
 from utils.data.answers import RULES
 from utils.data.questions import Question, to_question
 from utils.data.rows import check_format, check_text, number_text, parse_row
-from utils.files import differences, portable, sha256, write_bytes, write_json, write_jsonl
+from utils.files import append_jsonl, differences, json_object, portable, sha256, write_bytes, write_json, write_jsonl
 from utils.model.policy import Policy, Sample, render_prompt
 
 PROTOCOL, ANSWERS, CARD = "protocol.json", "completions.jsonl", "card.json"
 UNKNOWN = dict.fromkeys(("model", "weights", "adapter", "adapter_weights", "questions", "protocol_hash", "protocol"))
 REMOVE = "remove that line, and evaluating again will ask its question anew"
+HASHED = ("question", "gold", "completion", "tokens", "truncated")  # of a line, in its `answer_sha256`
+MOST = 2**53  # of any number in a line: from here on a float no longer holds every integer
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,16 @@ class Protocol:
         """The protocol that `dataclasses.asdict` wrote.
 
         Raises:
-            ValueError: a field is missing or unknown.
+            ValueError: a field is missing, unknown or of another type.
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or names != values.keys():
             wrong = sorted(names ^ values.keys()) if isinstance(values, dict) else [repr(values)[:80]]
             raise ValueError(f"a protocol has the fields {', '.join(sorted(names))}; missing or unknown: {wrong}")
+        for name, kind in get_type_hints(cls).items():
+            if not isinstance(values[name], kind) or isinstance(values[name], bool):
+                kind = getattr(kind, "__name__", kind)
+                raise ValueError(f"{name} of a protocol must be {kind}, got {str(values[name])[:80]!r}")
         return cls(**values)
 
 
@@ -211,10 +217,16 @@ def read_header(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return dict(UNKNOWN)
     try:
-        header = json.loads(path.read_bytes())
-        if not isinstance(header, dict) or UNKNOWN.keys() - header.keys() or type(header["questions"]) is not int:
+        header = json_object(path.read_bytes())
+        if UNKNOWN.keys() - header.keys():
             raise ValueError(f"it needs {', '.join(UNKNOWN)}")
+        if type(header["questions"]) is not int or header["questions"] < 0:
+            raise ValueError(f"questions must be a number of them, got {str(header['questions'])[:80]!r}")
+        for name in ("model", "weights", "adapter", "adapter_weights"):
+            if not isinstance(header[name], str | None):
+                raise ValueError(f"{name} must be a text, got {str(header[name])[:80]!r}")
         header["protocol_hash"] = Protocol.from_dict(header["protocol"]).hash
+        json.dumps(header, ensure_ascii=False).encode()  # half a character cannot be written again
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or not of an evaluation ({error}); name another folder") from error
     return header
@@ -246,7 +258,7 @@ def begin(
     Args:
         n: answers to each question.
         together: so many questions are asked at a time; where a kill left some of them without all their answers, the
-            answers of the others are cut off, too.
+            answers of the others are cut off, too. So are second copies of an answer.
     Raises:
         ValueError: its answers are of another model, adapter, protocol or question file, or a file is damaged.
     """
@@ -275,8 +287,8 @@ def begin(
         known.setdefault(answer.index, []).append(answer)
     cut_short = {i // together for i in range(len(questions)) if len(known.get(i, ())) < n}
     done = {i: answers for i, answers in known.items() if i // together not in cut_short}
-    if len(done) < len(known):
-        lines, kept = path.read_bytes().split(b"\n"), sorted(a.line for answers in done.values() for a in answers)
+    lines, kept = path.read_bytes().split(b"\n"), sorted(a.line for answers in done.values() for a in answers)
+    if len(kept) < sum(map(bool, lines)):
         write_bytes(path, b"".join(lines[number - 1] + b"\n" for number in kept))
     return done
 
@@ -300,18 +312,24 @@ def append(
         for i, samples in new.items()
         for sample in samples
     ]
-    with (folder / ANSWERS).open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    append_jsonl(folder / ANSWERS, [row | {"answer_sha256": _answer_sha256(row)} for row in rows])
+
+
+def _answer_sha256(row: Mapping[str, Any]) -> str:
+    """The first 16 digits of a SHA-256 of what was asked and answered: it no longer fits a line altered later."""
+    return hashlib.sha256(json.dumps([row.get(name) for name in HASHED]).encode()).hexdigest()[:16]
 
 
 def own_answers(path: Path, protocol_hash: str, n: int = 1) -> list[Answer]:
     """The answers that an evaluation wrote, each of its protocol, and up to n to each place.
 
+    Left out are the copy of an answer (two evaluations of an older version in one folder) and a last line cut short.
+
     Raises:
         ValueError: a line that this evaluation did not write; names file and line.
     """
-    answers, seen = read_answers(path), defaultdict(list)
-    for a in answers:
+    seen: dict[int, list[Answer]] = defaultdict(list)
+    for a in read_answers(path, growing=True):
         if a.protocol != protocol_hash:
             raise ValueError(
                 f"{path}, line {a.line}: given under protocol {a.protocol!r}, and {PROTOCOL} says {protocol_hash!r}; "
@@ -319,17 +337,24 @@ def own_answers(path: Path, protocol_hash: str, n: int = 1) -> list[Answer]:
             )
         if a.index is None:
             raise ValueError(f"{path}, line {a.line}: it has no index; {REMOVE}")
-        if len(seen[a.index]) == n:
+        if len(seen[a.index]) < n:
+            seen[a.index].append(a)
+        elif _content(a) not in map(_content, seen[a.index]):
             raise ValueError(
-                f"{path}, line {a.line}: index {a.index} stands in line {seen[a.index][-1]} as well; {REMOVE}"
+                f"{path}, line {a.line}: index {a.index} stands in line {seen[a.index][-1].line} as well; {REMOVE}"
             )
-        seen[a.index].append(a.line)
-    return answers
+    return sorted((a for same in seen.values() for a in same), key=lambda a: a.line)
 
 
-def read_answers(path: Path) -> list[Answer]:
+def _content(answer: Answer) -> tuple[str, str, Sample]:
+    return answer.question.question, answer.question.gold, answer.sample
+
+
+def read_answers(path: Path, growing: bool = False) -> list[Answer]:
     """All lines of a completions.jsonl, from here or from elsewhere.
 
+    Args:
+        growing: an evaluation may be writing it now: a last line that is no JSON yet is left out.
     Raises:
         FileNotFoundError: there is none.
         ValueError: a line is no answer; names file and line.
@@ -338,7 +363,17 @@ def read_answers(path: Path) -> list[Answer]:
         raise FileNotFoundError(f"there is no {path}; an evaluation (run.py evaluate) leaves one in its folder")
     check_format(path)
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # by bytes: U+2028 is no end of a line
+    if growing and not _is_json(lines[-1]):
+        lines.pop()
     return [_answer(line, number, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _answer(line: bytes, number: int, where: str) -> Answer:
@@ -351,16 +386,22 @@ def _answer(line: bytes, number: int, where: str) -> Answer:
     row["gold"] = number_text(row.get("gold"))
     kinds = {"question": str, "gold": str, "completion": str}
     kinds |= {"index": int, "tokens": int, "truncated": bool, "seconds": int | float, "protocol": str}
+    kinds |= {"answer_sha256": str}
     for name, kind in kinds.items():
         value = row.get(name)
         optional = value is None and name not in ("question", "gold", "completion")
         if not optional and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             kind = getattr(kind, "__name__", "number")
             raise ValueError(f"{where}: {name!r} must be {kind}, got {str(value)[:80]!r}; mend the line")
-        if isinstance(value, int | float) and value < 0:
-            raise ValueError(f"{where}: {name!r} must not be negative, got {value}; mend the line")
+        if isinstance(value, int | float) and not 0 <= value < MOST:
+            raise ValueError(f"{where}: {name!r} must be from 0 to {MOST:,}, got {str(value)[:80]}; mend the line")
     question = to_question({"question": row["question"], "answer": row["gold"]}, where)
     check_text(row["completion"], f"{where}: 'completion'")
+    if row.get("answer_sha256") not in (None, _answer_sha256(row)):
+        raise ValueError(
+            f"{where}: it was altered after it was written, for its answer_sha256 no longer fits; {REMOVE}. To judge "
+            f"altered answers on purpose, copy {', '.join(HASHED[:3])} of each line alone to a new folder"
+        )
     sample = Sample(row["completion"], row.get("tokens"), row.get("truncated"))
     return Answer(number, question, sample, row.get("index"), row.get("seconds"), row.get("protocol"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,9 @@ def model_card(summary: dict[str, Any]) -> str:
         "test questions": f"{summary['n_test']:,}, {Path(summary.get('questions') or f'{profile.dataset} test').name}",
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) or missing,
     }
-    rates = [f"| {name} | {percent(rate)} | {after.get(name, missing)} |" for name, rate in summary["base"].items()]
+    rates = [
+        f"| {_cell(name)} | {percent(rate)} | {after.get(name, missing)} |" for name, rate in summary["base"].items()
+    ]
     doubt = "The base is a teaching model: the gain shows that training works, not what it would bring elsewhere."
     if profile.name != "tiny":
         front += f"\nbase_model: {base}\ndatasets: [openai/gsm8k]"
@@ -217,7 +220,7 @@ Works out grade-school maths between `<reasoning>` tags, then gives the number b
 
 | | |
 |---|---|
-{"".join(f"| {name} | {fact} |{chr(10)}" for name, fact in facts.items())}
+{"".join(f"| {name} | {_cell(fact)} |{chr(10)}" for name, fact in facts.items())}
 ## Before and after
 
 | greedy decoding, 95% Wilson intervals | base | trained |
@@ -234,3 +237,8 @@ Works out grade-school maths between `<reasoning>` tags, then gives the number b
 - The table is of the adapter on the model it was trained on; merged and quantised copies round: {missing}.
 - Licence of the base model, and so of these weights: {licence}
 """
+
+
+def _cell(text: str) -> str:
+    """A text as one cell of a Markdown table: what could end the cell, be markup or HTML is written by its number."""
+    return re.sub(r"[^\w .,:/+()-]", lambda sign: f"&#{ord(sign[0])};", " ".join(text.split()))

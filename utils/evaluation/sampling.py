@@ -34,6 +34,7 @@ from utils.data.answers import extract_answer
 from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation.protocol import ANSWERS, Answer, append, begin, header_of, read_answers
+from utils.files import in_use
 from utils.model.policy import Policy, fitting, generate
 from utils.stats import mcnemar_exact, pass_at_k, wilson_interval
 
@@ -120,6 +121,7 @@ def collect(
         folder: of protocol.json and completions.jsonl, see `utils.evaluation.protocol`.
         progress: called with (questions done, questions in all).
     Raises:
+        InUse: another process works in the folder.
         ValueError: the folder holds answers of another model, adapter or protocol, or to other questions.
     """
     from transformers import set_seed
@@ -127,21 +129,22 @@ def collect(
     folder = Path(folder)
     questions, too_long = fitting(policy, questions)
     header = header_of(policy, questions, f"{n} samples at temperature 1", seed, too_long)
-    known = begin(folder, header, questions, n, TOGETHER)
-    if progress and known:
-        progress(len(known), len(questions))
-    for start in range(0, len(questions), TOGETHER):
-        if start in known:
-            continue
-        asked = dict(enumerate(questions[start : start + TOGETHER], start))
-        set_seed(seed + start)
-        began = time.perf_counter()
-        groups = generate(policy, list(asked.values()), temperature=1.0, n=n)
-        each = (time.perf_counter() - began) / (n * len(asked))
-        append(folder, header["protocol_hash"], asked, dict(zip(asked, groups, strict=True)), each)
-        if progress:
-            progress(start + len(asked), len(questions))
-    return read_ballots(folder / ANSWERS)
+    with in_use(folder):
+        known = begin(folder, header, questions, n, TOGETHER)
+        if progress and known:
+            progress(len(known), len(questions))
+        for start in range(0, len(questions), TOGETHER):
+            if start in known:
+                continue
+            asked = dict(enumerate(questions[start : start + TOGETHER], start))
+            set_seed(seed + start)
+            began = time.perf_counter()
+            groups = generate(policy, list(asked.values()), temperature=1.0, n=n)
+            each = (time.perf_counter() - began) / (n * len(asked))
+            append(folder, header["protocol_hash"], asked, dict(zip(asked, groups, strict=True)), each)
+            if progress:
+                progress(start + len(asked), len(questions))
+        return read_ballots(folder / ANSWERS)
 
 
 def read_ballots(path: str | Path, mode: str = "lenient") -> list[Ballot]:

@@ -38,7 +38,7 @@ from utils.data.questions import Question, load_questions
 from utils.evaluation.evaluate import evaluate, rates
 from utils.experiments.findings import Row
 from utils.experiments.short_run import Trained, train_briefly
-from utils.files import differences, portable, sha256, write_json, write_text
+from utils.files import differences, in_use, portable, sha256, write_json, write_text
 from utils.model.policy import Policy, load_policy
 from utils.model.profiles import get_profile
 from utils.rewards.functions import RewardFunction, correctness_reward, format_reward
@@ -270,28 +270,32 @@ def run_grid(
         The rows of these arms and seeds, arm by arm.
     Raises:
         ValueError: two arms of one name, or the folder's rows come from other versions or another machine.
+        InUse: another process works in the folder.
         RuntimeError: runs that failed, by name; the others are stored, and a second call tries these again.
     """
     folder, names = Path(folder), [arm.name for arm in arms]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"arms need names of their own, got {', '.join(repeated)} more than once")
-    _check_provenance(folder, held_out)
-    todo = missing(arms, seeds, folder, held_out)
-    total, failed = len(arms) * len(seeds), []
-    done = total - len(todo)
-    if progress:
-        progress(done, total, None)
-    for arm, seed, result in _results(todo, jobs, held_out):
-        if isinstance(result, Exception):
-            failed.append(f"{arm.name} with seed {seed} ({type(result).__name__}: {result})")
-            continue
-        _store(folder, *result)
-        done += 1
+    with in_use(folder):
+        _check_provenance(folder, held_out)
+        todo = missing(arms, seeds, folder, held_out)
+        total, failed = len(arms) * len(seeds), []
+        done = total - len(todo)
         if progress:
-            progress(done, total, result[0])
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, call again to retry them: {'; '.join(failed)}")
-    return rows_of(arms, seeds, folder, held_out)
+            progress(done, total, None)
+        for arm, seed, result in _results(todo, jobs, held_out):
+            if isinstance(result, Exception):
+                failed.append(f"{arm.name} with seed {seed} ({type(result).__name__}: {result})")
+                continue
+            _store(folder, *result)
+            done += 1
+            if progress:
+                progress(done, total, result[0])
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} of {len(todo)} runs failed, call again to retry them: {'; '.join(failed)}"
+            )
+        return rows_of(arms, seeds, folder, held_out)
 
 
 def missing(

@@ -9,7 +9,7 @@ installed. Each command imports what it needs.
 from __future__ import annotations
 
 import dataclasses
-import json
+import io
 import os
 import re
 import sys
@@ -18,24 +18,57 @@ import time
 import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.files import ROOT, read_jsonl, write_json, write_text
+from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_jsonl, write_json, write_text
 from utils.model.profiles import PROFILES, get_profile
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
+FULL = (
+    "No space left",
+    "File too large",
+    "Disk quota",
+    "inline_container",
+    "PytorchStreamWriter",
+)  # as libraries say it
+NAME_BYTES = 255  # of a file or folder, on all usual file systems
 
 # -------------------------------------------------------------------------------------------------- options
 
 
+def absolute(text: str) -> str:
+    """Absolute form of a path that a file system can hold; nothing has to be there."""
+    path, named = os.path.abspath(text), repr(text if len(text) < 80 else f"{text[:80]}…")
+    try:
+        path.encode("utf-8")  # as the records of a run are written
+        os.lstat(os.path.join(path, "x" * 100))  # with room for the names below it
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(
+            f"{named} is no text in UTF-8; give a path that is, or, if this one is, set PYTHONUTF8=1"
+        ) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ArgumentTypeError(f"{named} cannot be used: {why}; give another path") from None
+    if (longest := max((len(os.fsencode(name)) for name in Path(path).parts), default=0)) > NAME_BYTES:
+        raise ArgumentTypeError(f"{named} holds a name of {longest} bytes; give one of at most {NAME_BYTES}")
+    return path
+
+
 def output_folder(text: str) -> str:
     """Absolute path of a folder that exists or can be made."""
-    path = Path(os.path.abspath(text))
     if not text.strip():
         raise ArgumentTypeError("'' is no folder; give one, for example runs/mine")
-    nearest = next(place for place in (path, *path.parents) if place.exists())
+    path = Path(absolute(text))
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not nearest.exists():
+        raise ArgumentTypeError(
+            f"{str(nearest)!r} is a link to nothing; make what it points to, or give another folder"
+        )
     if not nearest.is_dir():
         raise ArgumentTypeError(f"{str(nearest)!r} is a file; give the name of a folder")
     if not os.access(nearest, os.W_OK):
@@ -45,20 +78,22 @@ def output_folder(text: str) -> str:
 
 def existing_folder(text: str) -> str:
     """Absolute path of a folder that is there."""
-    if not text.strip() or not os.path.isdir(text):
+    path = absolute(text)
+    if not text.strip() or not os.path.isdir(path):
         raise ArgumentTypeError(f"there is no folder {text!r} (looked from {os.getcwd()}); check the path")
-    return os.path.abspath(text)
+    return path
 
 
 def existing_file(text: str) -> str:
     """Absolute path of a file that is there and can be read."""
-    if os.path.isdir(text):
+    path = absolute(text)
+    if text.strip() and os.path.isdir(path):
         raise ArgumentTypeError(f"{text!r} is a folder; give a file inside it")
-    if not os.path.isfile(text):
+    if not os.path.isfile(path):
         raise ArgumentTypeError(f"there is no file {text!r} (looked from {os.getcwd()}); check the path")
-    if not os.access(text, os.R_OK):
+    if not os.access(path, os.R_OK):
         raise ArgumentTypeError(f"the file {text!r} cannot be read; check its permissions")
-    return os.path.abspath(text)
+    return path
 
 
 def whole_number(least: int, most: int | None = None):
@@ -172,6 +207,21 @@ def build_parser() -> ArgumentParser:
     notebooks = add("notebooks", "re-execute the committed notebooks on profile tiny")
     notebooks.add_argument("--write", action="store_true", required=True, help="save the outputs in notebooks/")
     return parser
+
+
+def ready() -> None:
+    """What run.py and each command begin with: any text can be printed, and there is a folder to look from.
+
+    Raises:
+        SystemExit: the folder was deleted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        os.getcwd()
+    except OSError:
+        raise SystemExit("the folder you are in no longer exists; cd into one that does, and call this again") from None
 
 
 def parse(argv: list[str]) -> Namespace:
@@ -343,11 +393,15 @@ def counter(label: str) -> Callable[[int, int, int], None]:
 def series(args: Namespace) -> None:
     """Run the series into runs/latest; an earlier run is kept beside it, under the time it ended."""
     output = ROOT / "runs" / "latest"
-    if output.exists():
-        ended = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d-%H%M%S")
-        os.replace(output, output.with_name(ended))
-        print(f"The earlier run is now in runs/{ended}")
-    run_series(output)
+    with in_use(output.parent):
+        for mark in [*output.rglob(IN_USE)]:  # a run of one's own in there must not be moved away either
+            with in_use(mark.parent):
+                pass
+        if os.path.lexists(output):
+            ended = datetime.fromtimestamp(output.lstat().st_mtime).strftime("%Y-%m-%d-%H%M%S")
+            os.replace(output, output.with_name(ended))
+            print(f"The earlier run is now in runs/{ended}")
+        run_series(output)
 
 
 def run_series(output: Path) -> dict[str, Any]:
@@ -363,7 +417,7 @@ def run_series(output: Path) -> dict[str, Any]:
         environment = {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": str(output)}
         seconds = execute(notebook, output / "notebooks" / notebook.name, environment, tell)
         tell(f"{notebook.stem}: done in {seconds:.0f} s", end="\n")
-    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(output / "summary.json", "run the series again: run.py")
     summary["total_seconds"] = round(time.perf_counter() - start, 1)
     base, trained = (load_evaluation(output / who).verdicts for who in ("base", "trained"))
     history, solutions = read_jsonl(output / "training" / "log.jsonl"), solutions_of(load_questions("tiny", "test"))
@@ -379,10 +433,9 @@ def write_notebooks(args: Namespace) -> None:
     """
     from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin
 
-    for page in PAGES:
-        write_text(page, addressed(page.read_text(encoding="utf-8"), *origin()))
-
-    with tempfile.TemporaryDirectory() as folder:
+    with in_use(ROOT / "notebooks"), tempfile.TemporaryDirectory() as folder:
+        for page in PAGES:
+            write_text(page, addressed(page.read_text(encoding="utf-8"), *origin()))
         for notebook in NOTEBOOKS:
             written = Path(folder) / notebook.name
             seconds = execute(notebook, written, {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": folder}, tell)
@@ -401,7 +454,10 @@ def tell(message: str, end: str = "") -> None:
 
 def shown(path: Path) -> str:
     """A path as short as it can be said: relative to the working folder where it lies inside."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it lies elsewhere, or this folder was deleted meanwhile
+        return str(path)
 
 
 COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
@@ -416,11 +472,15 @@ COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
 
 def main(argv: list[str]) -> None:
     """Run a command; what the user can mend ends in one line on stderr, with the traceback in error.log."""
+    ready()
     args = parse(argv)
     try:
-        COMMANDS[args.command](args)
+        with in_use(args.output) if args.command in ("train", "evaluate") else nullcontext():
+            COMMANDS[args.command](args)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except InUse as error:  # the folder is another's: nothing is written there
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
     except Exception as error:
         folder = Path(getattr(args, "output", None) or ROOT / "runs")
         try:
@@ -428,7 +488,12 @@ def main(argv: list[str]) -> None:
             where = f"\nThe traceback is in {shown(folder / 'error.log')}"
         except OSError:
             where = ""
-        raise SystemExit(f"{type(error).__name__}: {error}{where}") from error
+        mend = ""
+        if getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in FULL):
+            mend = (
+                f". There is no room left in {shown(folder)}: free some and call this again; what was finished is kept"
+            )
+        raise SystemExit(f"{type(error).__name__}: {error}{mend}{where}") from error
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, set_seed
 
 from utils.data.questions import Question, chat_prompt, load_questions, within_budget
-from utils.files import differences, portable, put_back, replace_folder, write_json, write_jsonl
+from utils.files import append_jsonl, differences, in_use, portable, put_back, replace_folder, write_json, write_jsonl
 from utils.model.decoding import share_prompts
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
@@ -285,7 +285,7 @@ class RolloutRecorder:
             }
             for i in range(0, len(completions), self.group_size)
         ]
-        _append(self.path, {"step": columns["trainer_state"].global_step + 1, "groups": groups})
+        append_jsonl(self.path, [{"step": columns["trainer_state"].global_step + 1, "groups": groups}])
         return [0.0] * len(completions)
 
 
@@ -298,13 +298,7 @@ class StepLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and "reward" in logs:
             line = {k: v for k, v in logs.items() if "rollout_recorder" not in k}
-            _append(self.path, {"step": state.global_step, "max_steps": state.max_steps, **line})
-
-
-def _append(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            append_jsonl(self.path, [{"step": state.global_step, "max_steps": state.max_steps, **line}])
 
 
 # ---------------------------------------------------------------------------------------- checkpoints
@@ -496,10 +490,18 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
     Raises:
         FileExistsError: the folder or the mirror holds an earlier run and `resume` is False, or one without a
             checkpoint that can be gone on from.
+        InUse: another process works in the folder or the mirror.
         FileNotFoundError: the folder in which the mirror should lie does not exist.
         ValueError: the earlier run had other settings or has more steps than `max_steps`, or a record is damaged.
     """
     output, mirror = Path(trainer.args.output_dir), check_mirror(mirror) if mirror else None
+    if not trainer.accelerator.is_main_process:
+        return _train_in(output, trainer, resume, mirror)
+    with in_use(output), in_use(mirror or output):
+        return _train_in(output, trainer, resume, mirror)
+
+
+def _train_in(output: Path, trainer: Any, resume: bool, mirror: Path | None) -> TrainingResult:
     with trainer.accelerator.main_process_first():
         checkpoint = _start_or_continue(trainer, output, resume, mirror)
     trainer.remove_callback(Mirror)  # that of an earlier call
