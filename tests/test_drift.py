@@ -57,6 +57,12 @@ NAMES_OF = {
         "transformers/models/auto/auto_factory.py _BaseAutoModelClass.from_pretrained",
         f"{TRANSFORMERS_MODEL}.from_pretrained",
     ],
+    "transformers.AutoModelForCausalLM.from_config": [
+        "transformers/models/auto/auto_factory.py _BaseAutoModelClass.from_config"
+    ],
+    "transformers.AutoConfig.from_pretrained": [
+        "transformers/models/auto/configuration_auto.py AutoConfig.from_pretrained"
+    ],
     "transformers.AutoTokenizer.from_pretrained": [
         "transformers/models/auto/tokenization_auto.py AutoTokenizer.from_pretrained"
     ],

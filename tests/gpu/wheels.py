@@ -21,7 +21,16 @@ from utils.files import ROOT
 from utils.setup import read_pins
 
 PINNED = {"transformers", "trl"}  # from requirements.txt, in the set "pinned" alone
-SHARED = {"unsloth", "unsloth_zoo", "bitsandbytes", "torchao", "peft", "datasets", "accelerate"}  # from there, in both
+SHARED = {  # from there, in both
+    "unsloth",
+    "unsloth_zoo",
+    "bitsandbytes",
+    "torchao",
+    "peft",
+    "datasets",
+    "accelerate",
+    "filelock",
+}
 NEEDED = {  # what these import and a machine with torch and transformers may lack, as they resolve
     "dill": "0.4.1",
     "multiprocess": "0.70.19",

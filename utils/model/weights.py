@@ -105,7 +105,8 @@ def adapter_shapes(model_config: Any, adapter_config: Mapping[str, Any]) -> Shap
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     known = {name: value for name, value in adapter_config.items() if name in LoraConfig.__dataclass_fields__}
-    model = get_peft_model(outline(model_config), LoraConfig(**known | {"inference_mode": False}))
+    known |= {"inference_mode": False, "base_model_name_or_path": None}
+    model = get_peft_model(outline(model_config), LoraConfig(**known))
     return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
 
 
