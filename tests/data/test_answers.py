@@ -653,6 +653,7 @@ STATED = [
     ("Day 3: 42", "42", "no ratio"),
     ("1. 6 * 7 = 42. 2. Add the", "42", "a list within a line"),
     ("1. Add.\n2. It is 42.\n\n3", "42", "cut off before its full stop"),
+    ("It is 42. Step by step:\n\n1.", "42", "cut off where the list begins"),
     ("x + y = 42 \\tag{7}", "42", "a LaTeX tag"),
     ("In that case 42 are left", "42", "no reference"),
     ("He works 8 hours 42 days a year", "42", "not one amount"),

@@ -306,9 +306,9 @@ def _without_markers(text: str) -> str:
     numbers: set[int] = set()
 
     def bullet(marker: re.Match) -> str:
-        number, last = int(marker[2]), marker.end() == len(text)
-        begins = text[marker.start() - 1 : marker.start()] in ("", "\n")
-        found = number - 1 in numbers or (number < 10 and begins and not last)
+        number, before = int(marker[2]), text[: marker.start()]
+        goes_on = marker.end() < len(text) or (number == 1 and before.rstrip().endswith((".", ":")))
+        found = number - 1 in numbers or (number < 10 and before[-1:] in ("", "\n") and goes_on)
         numbers.add(number)
         return f"{marker[1]}• " if found else marker[0]
 
