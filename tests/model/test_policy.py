@@ -15,6 +15,7 @@ from utils.model.policy import (
     Sample,
     add_lora,
     check_adapter,
+    check_tokenizer,
     end_tokens,
     fitting,
     generate,
@@ -153,12 +154,28 @@ def test_a_template_that_asks_as_it_should_is_taken(altered, template):
         (TURNS.replace("m.content", "m.content | e") + BEGIN, "drops or alters the system message"),
         (TURNS.replace("m.content", "m.content | replace('&', 'and')") + BEGIN, "drops or alters the user message"),
         (TURNS.replace("m.content", "m.content | truncate(100)") + BEGIN, "alters the system message"),
+        (TURNS.replace("m.content", "m.content[:200]") + BEGIN, "drops or alters the user message"),
+        (TURNS.replace("m.content }}", "m.content }} {{ m.content }}") + BEGIN, "repeats the system message"),
+        (TURNS.replace("messages", "messages | reverse") + BEGIN, "turns the order"),
         (TURNS, "does not begin the answer"),
+        (TURNS + BEGIN.replace("assistant", "user"), "does not begin the answer"),
+        (TURNS + BEGIN.replace("assistant\n", "assistant\n<|im_end|>\n"), "does not begin the answer"),
+        ("{% for m in messages if m.role != 'assistant' %}" + TURNS.partition("%}")[2] + BEGIN, "does not begin the"),
     ],
 )
 def test_a_template_that_would_ask_something_else_is_refused_with_model_and_mend(altered, tmp_path, template, fault):
     with pytest.raises(ValueError, match=f"{tmp_path / 'model'}: its? .*{fault}.*Mend: choose an instruct model"):
         altered(template)
+
+
+@pytest.mark.parametrize("name", ["pad_token", "eos_token"])
+def test_a_mark_that_the_model_does_not_know_is_refused(name):
+    policy = load_policy(TINY)
+    policy.tokenizer.add_special_tokens({name: "<never seen>"})
+    with pytest.raises(
+        ValueError, match=f"tiny: its tokenizer has '<never seen>', which the model does not know, as {name}"
+    ):
+        check_tokenizer(policy.tokenizer, "tiny", policy.model.config.vocab_size)
 
 
 @pytest.mark.parametrize("name", ["pad_token", "eos_token"])

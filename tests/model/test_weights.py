@@ -198,3 +198,89 @@ def test_tied_embeddings_may_be_stored_once_or_twice(model):
     check_model_folder(model)
     save_file(stored | {"lm_head.weight": stored["model.embed_tokens.weight"].clone()}, path)
     check_model_folder(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is '5', not a name"),
+        ({"base_model_name_or_path": "a" * 5000}, "was trained on a{80}, and this is assets/tiny_model"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is 'nan', not a number above 0"),
+        ({"lora_alpha": 1e300}, "lora_alpha is '1e.300', not a number above 0"),
+        ({"lora_alpha": 0}, "lora_alpha is '0', not a number above 0"),
+        ({"lora_alpha": True}, "lora_alpha is 'True'"),
+        ({"r": 10**9}, "r is '1000000000'"),
+        ({"r": "16"}, "r is '16'"),
+        ({"target_modules": [5]}, "describes no LoRA adapter"),
+        ({"target_modules": "("}, "does not fit assets/tiny_model: .*missing \\)"),
+        ({"rank_pattern": {"(": 4}}, "does not fit assets/tiny_model: "),
+        ({"bias": "junk"}, "does not fit assets/tiny_model: .*junk"),
+        ({"megatron_config": {"a": 1}}, "does not fit assets/tiny_model: ModuleNotFoundError"),
+        ({"init_lora_weights": "pissa"}, None),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_configuration_of_odd_values_is_named_or_does_no_harm(policy, adapter, changes, said):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    if said is None:
+        assert check_adapter(adapter, policy) == adapter
+    else:
+        with pytest.raises(ValueError, match=said) as error:
+            check_adapter(adapter, policy)
+        assert f"the adapter in {adapter}" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool, torch.complex64])
+def test_tensors_that_are_no_weights_are_refused(policy, adapter, dtype):
+    change(adapter / "adapter_model.safetensors", lambda tensors: {n: t.to(dtype) for n, t in tensors.items()})
+    with pytest.raises(ValueError, match=f"lora_A.weight holds {dtype}, not weights"):
+        check_adapter(adapter, policy)
+
+
+def test_a_value_that_is_infinite_in_single_precision_is_refused(policy, adapter):
+    change(adapter / "adapter_model.safetensors", lambda tensors: {n: t.double() * 1e300 for n, t in tensors.items()})
+    with pytest.raises(ValueError, match="holds values that are not finite"):
+        check_adapter(adapter, policy)
+
+
+def test_only_the_files_that_a_loader_opens_count(model):
+    """Other files beside them may hold what is missing, and nobody would read it."""
+    stored = load_file(model / "model.safetensors")
+    names = sorted(stored)
+    first, rest = ({n: stored[n] for n in part} for part in (names[:25], names[25:]))
+    save_file(first, model / "model.safetensors")
+    save_file(rest, model / "model_old.safetensors")
+    with pytest.raises(ValueError, match=f"{len(rest)} missing"):
+        check_model_folder(model)
+    shards = {"model-00001-of-00002.safetensors": first, "model-00002-of-00002.safetensors": rest}
+    (model / "model.safetensors").unlink()
+    for name, tensors in shards.items():
+        save_file(tensors, model / name)
+    index = model / "model.safetensors.index.json"
+    places = {tensor: file for file, tensors in shards.items() for tensor in tensors}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    check_model_folder(model)
+    index.write_text(json.dumps({"weight_map": {name: place for name, place in places.items() if name in first}}))
+    with pytest.raises(ValueError, match=f"{len(rest)} missing"):
+        check_model_folder(model)
+    index.write_text(json.dumps({"weight_map": places}))
+    (model / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-00002-of-00002.safetensors missing; copy it again"):
+        check_model_folder(model)
+    index.write_text("[]")
+    with pytest.raises(ValueError, match="model.safetensors.index.json is damaged"):
+        check_model_folder(model)
+
+
+@pytest.mark.parametrize("config", ["[1]", '{"model_type": "qwen2", "vocab_size": "x"}', "{", "null"])
+def test_a_configuration_of_a_model_that_is_none_is_named(model, config):
+    (model / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=f"the model in {model}"):
+        check_model_folder(model)
+
+
+def test_a_model_without_a_tokenizer_is_named(model):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no tokenizer in .*: tokenizer.json is missing; copy it from the base"):
+        check_model_folder(model)

@@ -111,19 +111,25 @@ def _stated(text: str, mode: str, truncated: bool) -> str | None:
 _CUE = re.compile(  # each branch begins with a plain character: that lets the search skip ahead
     r"<[aA](?:nswer|NSWER)\b[^<>\n]{0,80}>(?:\s*+<answer>)*+|\\(?:boxed|fbox)\s*\{"
     r"|#(?<!##)###++(?=[^\w\n]{0,9}+\d)(?![ \t]*+\d++[.)][ \t]+\S)"  # not a heading, "#### 2. Total cost"
-    r"|answers?\b|Answers?\b|ANSWERS?\b|A(?<![^\n]A)(?=:\s*+[^\n]*[\d¼-¾⅐-⅞])"
+    r"|ans(?:wers?)?\b|Ans(?:wers?)?\b|ANS(?:WERS?)?\b|A(?<![^\n]A)(?=:\s*+[^\n]*[\d¼-¾⅐-⅞])"
 )
 _CLOSING_TAG = re.compile(r"</(?:answer|reasoning)\b", re.IGNORECASE)
 _BRACE = re.compile(r"[{}]")
 _IS = re.compile(
     r"(?:\s+to(?:[ \t]++[^\s.:=\d]{1,30}+){1,12}?|\s*\([^()\n]{1,80}\))?"  # "to the question", "(in dollars)"
-    r"[\s*_]{0,9}(?:[:=]|(?:is|are|was|equals|(?:(?!cannot)\w{1,20}\s)?be)\b)",
+    r"[\s*_\"'`]{0,9}(?:[:=]|(?:is|are|was|equals|of(?=\s[$*]*\d)|(?:(?!cannot|not\b)\w{1,20}\s){0,3}be)\b)",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\s\(|\b(?:because|since)\b|[\n<]")
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\s\(|\b(?:because|since)\b|\n|<(?=[A-Za-z/|])")
 _CLAUSE_END = re.compile(r",(?!\d)")
-_LEAD = re.compile(r"[:\s*_]*")
-_FIRST_ITEM = re.compile(r"[^\w\n]{0,9}\n\W{0,9}1[.)][*_\s]")  # of a list after "Answer:"
+_CIRCUMSTANCE = re.compile(r"\s(?:in|for|per|after|within|on|at|each|every)\s")  # "24 in 3 days"
+_OPENING = re.compile(  # "In 3 days, ", of which the answer is no part
+    r"(?:in|after|for|if|when|out of|at|on|by|with|from|over|during|given|within)\b[^,\n]{1,200}+,\s(?=.*\d)", re.I
+)
+_LEAD = re.compile(r"[:\s*_]*+(?:(?<=\n)(?:[->#•]+\s++)+[*_]*)?")
+_FIRST_ITEM = re.compile(r"[^\w\n]{0,9}\n\W{0,9}1[.)][*_\s]|[:\s*_]{0,9}1[.)]\s++[*_$]*\d")  # of a list after "Answer:"
+_RETRACTION = re.compile(r"\b(?:wait|actually|hmm|oops|correction|let me re\w+)\b", re.IGNORECASE)
+_PART = re.compile(r"\bpart\b", re.IGNORECASE)
 
 
 def _last_statement(text: str, truncated: bool) -> str | None:
@@ -136,7 +142,7 @@ def _last_statement(text: str, truncated: bool) -> str | None:
         kind, start = cue[0][0], cue.end()
         if kind in "Aa":
             verb = _IS.match(text, start, end)
-            if not verb:
+            if not verb or _PART.search(verb[0]):
                 continue
             start = verb.end()
         stated = _STATEMENT[kind](text[start:end])
@@ -175,12 +181,20 @@ def _in_prose(rest: str) -> str | None:
     if _FIRST_ITEM.match(rest):
         return last_number(rest)
     rest = rest[_LEAD.match(rest).end() :]
+    rest = rest[opening.end() :] if (opening := _OPENING.match(rest)) else rest
     numeral = NUMERAL.search(rest.partition("\n")[0])
     if not numeral:
         return None
     sentence = _up_to(_SENTENCE_END, rest, numeral.end())
+    if rest[len(sentence) :].startswith("?"):
+        return None
+    if (change := _RETRACTION.search(rest, numeral.end())) and NUMERAL.search(rest, change.end()):
+        return last_number(rest)  # "12. Wait, it is 24"
     clause = _up_to(_CLAUSE_END, sentence, numeral.end())
-    return (sentence if to_number(sentence) is not None else clause).strip(" *_`")
+    if clause.count("(") + clause.count("[") > clause.count(")") + clause.count("]"):
+        clause = sentence
+    parts = (sentence, clause, _up_to(_CIRCUMSTANCE, clause, numeral.end()))
+    return next((part for part in parts if to_number(part) is not None), clause).strip(" *_`")
 
 
 def _up_to(end: re.Pattern, text: str, start: int) -> str:

@@ -65,11 +65,12 @@ _SCALES |= {"k": 10**3, "m": 10**6, "b": 10**9}
 _NO_SEPARATORS = str.maketrans("", "", " '_")
 _PLACES = "step part case equation eqn formula method option example note item line fig table rule section".split()
 _PLACES += "problem question exercise approach solution hint scenario".split()
-_PLACE = rf"\b(?:{'|'.join(_PLACES)})(?:ure)?s?\b"
+_PLACE = rf"\b(?:{'|'.join(_PLACES)})(?:ure)?"
 _REFERENCE = re.compile(  # equation (2), steps 2 and 3, the 2nd step; but "in that case 18 are left"
     r"(?<!that )(?<!this )(?<!which )(?<!each )(?<!every )(?<!per )(?<!any )(?<!one )"
-    rf"({_PLACE}\.?)[\s*_#:]{{0,3}}[(\[{{]?\d{{1,3}}+(?:\.\d+)*[)\]}}]?(?!\d|,\d|%|\s?[+*/=])"
-    r"(?:\s?(?:,|and|or|to|-|&)\s?[(\[]?\d{1,3}\b[)\]]?)*+"
+    rf"({_PLACE}\.?)[\s*_#]{{0,3}}(?:\(\d{{1,3}}\)|\[\d\]|\d{{1,3}}+(?:\.\d+)*)(?!\d|,\d|%|\s?[+*/=])"
+    r"(?:\s?(?:,|and|or|to|-|&)\s?(?:\(\d{1,3}\)|\d{1,3}\b))*+"
+    rf"|({_PLACE}s)[\s*_#]{{0,3}}(?:\(\d{{1,3}}\)|\d{{1,3}}\b)(?:\s?(?:,|and|or|to|-|&)\s?(?:\(\d{{1,3}}\)|\d{{1,3}}\b))++"
     rf"|\b\d{{1,2}}(?:st|nd|rd|th)\s(?={_PLACE})",
     re.IGNORECASE,
 )
@@ -108,11 +109,12 @@ _UNITS = {
     "m|met(?:er|re)s?": "cm|centimet(?:er|re)s?",
 }
 _OPERATOR = r"and|point|plus|minus|times|over|less|(?:divided|multiplied)\sby"
-_COMPARED = r"(?:more|less|fewer|greater|larger|smaller|higher|lower)\sthan(?:\sor\sequal\sto)?"
+_COMPARED = r"(?:more|less|\w{2,9}er)\s(?:than|or\sequal\sto)(?:\sor\sequal\sto)?"
 _UNFINISHED = re.compile(  # of a text in which \0 stands for each number and \1 for each aside
     r"[±√∞≤≥≠]|\s[<>]\s|^[\s$(]*>\s*\0|<\s*\$?\0"  # ±5, √16, x > 5
     r"|\0[\s)}\]]*(?:[+×÷π]|[-*xX^]+[\s({\[]*[\0\1])|\0(?:[.:']|\s:\s)\0"  # 3 + x, 36π; 10 - 5, 3:30, 2^10
-    r"|[\w)}]\s*[+×÷]\s*\0|(?:/|sqrt)[\s({]*\0"  # x + 3; x/2
+    r"|[\w)}]\s*[+×÷]\s*\0|(?:/|sqrt|\b[a-z]\s?\*|\b(?:log|ln|sin|cos|tan)\b)[\s({]*\0"  # x + 3; x/2
+    r"|\0[A-Za-z]{1,4}\x01[A-Za-z]"  # 2h40m
     r"|\b[nxyz]\s*+[-*]\s*+\0|\0(?:\s*+[-*/]?\s*[nxyz]|[ai])\b"  # x - 3; 3x, 3 - x
     r"|[A-Za-z]_\{?\0|\b[A-Za-z]\(\0"  # x_3, f(3)
     rf"|(?i:\0[\s-]+(?:(?:{_OPERATOR})\s+)?{_WORD}\b(?!-)"  # 18 plus two
@@ -121,18 +123,21 @@ _UNFINISHED = re.compile(  # of a text in which \0 stands for each number and \1
     r"|\0[\s-]*(?:squared|cubed|factorial|doubled|tripled|halved|plus|point)\b"
     r"|\0\s(?:or\s(?:more|less|fewer|above|below|higher|lower)|and\s(?:up|above|over|below)|to\sthe\s\w+\spower)\b"
     r"|\0(?:\s[a-z]++)?\sat\s(?:least|most)\b|\b(?:other\sthan|anything\sbut)\s+\$?\0"  # 18 at least
-    r"|\b(?:half|(?:half|quarters?|thirds?|fourths?|fifths?|root|square|cube)\s(?:of|the)(?:\sthe)?)\s+[$(]?\0"
+    rf"|\b(?:half|(?:half|quarters?|(?:{_ONLY_PARTS})s?|root|square|cube)\s(?:of|the)(?:\sthe)?)\s+[$(]?\0"
+    r"|\b(?:half|quarter)\s(?:past|to)\s+\0|\0\s(?:is|was|are)(?:\snot|n't)\b"  # half past 2; 18 is not right
     r"|\b(?:twice|thrice|double|triple|times)\s+[$(]?\0"  # and half of 36
-    rf"|\b(?:at\s(?:least|most)|{_COMPARED}|exceed(?:s|ing)?)\s+[$(]*\0|^\W*(?:over|under|above|below|beyond)\s+\$?\0"
+    rf"|\b(?:at\s(?:least|most)|{_COMPARED}|exceed(?:s|ing)?)\s+[$(]*\0"
+    r"|\b(?:over|under|above|below|beyond|upwards\sof|(?:minimum|maximum)\sof)\s+[$(]*\0"  # over 18
     r"|(?<!add )(?<!adds )(?<!adding )(?<!sum )(?<!sums )(?<!come )(?<!comes )(?<!amounts )\bup\sto\s+[$(]*\0"
-    r"|(?:\b(?:not|never|cannot|neither|nor)|n't)(?:\s++[a-z]++){0,3}\s+[$(*]*\0"  # not equal to 18
+    r"|(?:\b(?:not|never|cannot|neither|nor|no\slonger|(?:far|different)\sfrom)|n't)(?:\s++[a-z]++){0,3}\s+[$(*]*\0"
     + "".join(rf"|\0\s?(?:{large})\.?,?\s(?:and\s)?\0\s?(?:{small})\b" for large, small in _UNITS.items())
     + ")"
 )
 _SEVERAL = re.compile(r"\0(?:[^\0]*[^\0\s({\[$])?[\s$]*\0")  # 5 or 6, 2 hours 2 minutes, but not "$42 (42 dollars)"
 _WORDS = re.compile(r"(?! ?[A-Za-z]\b)[A-Za-z ]*")  # but no 5x
 _RECKONED = re.compile(  # words after a number that may make another one of it
-    rf"\b(?:{_WORD}|{_OPERATOR}|or|at\s(?:least|most)|to\sthe|squared|cubed|factorial|doubled|tripled|halved|(?:{'|'.join(_PARTS)})s?)\b",
+    rf"\b(?:{_WORD}|{_OPERATOR}|or|not|at\s(?:least|most)|to\sthe|squared|cubed|factorial|doubled|tripled|halved"
+    rf"|(?:{'|'.join(_PARTS)})s?)\b",
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r"\b(?:or|and)\b|[,;\n](?!\d)")
@@ -180,7 +185,7 @@ def to_number(text: str | None) -> Fraction | None:
 def _plain(text: str) -> str:
     """The text in plain characters: full-width, typographic and LaTeX forms spelt out, and references left out."""
     if _mentions(text, _PLACES):
-        text = _REFERENCE.sub(lambda reference: reference[1] or "", text)
+        text = _REFERENCE.sub(lambda reference: reference[1] or reference[2] or "", text)
     if _mentions(text, "([\\\u20e3"):
         text = _LABEL.sub(lambda label: label[1] or "", text)
     if "=" in text:
@@ -261,7 +266,7 @@ def _exact(digits: str) -> Fraction:
 
 _MARKER = (
     re.compile(  # of an item in a list, where a line or a sentence begins: "3. ", "**2)** ", "(1) ", "2.1. ", "4 - Add"
-        r"(^[ \t>*_#+•-]*+\(?|(?<=[.:;!?]\s)\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
+        r"(^[ \t>*_#+•-]*+[(\[]?|(?<=[.:;!?]\s)\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
         r"(?:[.)\]:](?=[*_\s]|$|(?<=\))[A-Za-z])|[ \t]?-[ \t](?=[A-Z*])|\Z)",
         re.MULTILINE,
     )
@@ -271,6 +276,11 @@ _LISTED = re.compile(  # what stands between two numbers where one would have to
     r"|(?:\s?[a-z]{1,12})?,?\s(?:or|to|vs\.?|versus|through|(?:out\s)?of)\s(?:[a-z]\s?=\s?)?\$?"  # x = 3 or x = 5
     r"|(?:\s?[a-z.]{1,12})?[ \t]?-[ \t]?\$?|\s*\n[ \t]*•\s*",  # 5 pm - 7 pm
     re.IGNORECASE,
+)
+_REMARK = re.compile(r"\n\W{0,9}(?:verif\w{1,9}|check|note|confidence|assumptions?)\b[^\n:]{0,40}:", re.IGNORECASE)
+_BOLD = re.compile(  # the one bold number in the last sentence: "Tom earns **$24** in 3 days."
+    r"(?<=[a-z,:] )\*\*([^*\n]{0,20}\d[^*\n]{0,30})\*\*(?![^\n]*(?:[=*]|[.!?]\s+\S))(?!.*\n.*\d)[^\n]*\d",
+    re.IGNORECASE | re.DOTALL,
 )
 _BETWEEN = re.compile(r"\bbetween\s\$?$", re.IGNORECASE)
 _CLAUSE_START = re.compile(r"[=\n]|[.!?;]\s")
@@ -282,11 +292,17 @@ def last_number(text: str) -> str | None:
     >>> last_number("1. 48 / 2 = 24\\n2. Add the"), last_number("from 3:30 on"), last_number("41 or 42 eggs")
     ('24', None, None)
     """
+    remark = _REMARK.search(text)
+    if remark and NUMERAL.search(text, 0, remark.start()):
+        text = text[: remark.start()]
     numeral = NUMERAL.search(text[::-1])
     if not numeral:
         return None
     end = len(text) - numeral.start()
-    tail = _in_figures(_without_markers(_plain(text[max(0, end - MAX_LENGTH) : end + 40])))
+    tail = text[max(0, end - MAX_LENGTH) : end + 40]
+    if bold := _BOLD.search(tail):
+        return bold[1]
+    tail = _in_figures(_without_markers(_plain(f"\n{tail}")))
     *_, before, last = [None, None, *filter(_is_stated, _NUMBER.finditer(tail))]
     if not last:
         return None

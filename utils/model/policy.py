@@ -75,22 +75,26 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
                 "going on with less: slower, same algorithm"
             )
         else:
-            check_tokenizer(tokenizer, profile.model)
+            check_tokenizer(tokenizer, profile.model, model.config.vocab_size)
             tokenizer.padding_side = "left"
             policy = Policy(model, tokenizer, profile, engine)
             return policy if adapter is None else with_adapter(policy, adapter)
     raise AssertionError("no engine to try")
 
 
-PROBE = 'Is 3 < 5 & "7" > 6?\n\n  Ça coûte {{ 1 }} € \\boxed{x}\t\N{GRINNING FACE}'  # what a template may not alter
+PROBE = (
+    100 * 'Is 3 < 5 & "7" > 6?\n\n  Ça coûte {{ 1 }} € \\boxed{x}\t\N{GRINNING FACE}'
+)  # what a template may not alter
 
 
-def check_tokenizer(tokenizer: Any, model: str) -> None:
+def check_tokenizer(tokenizer: Any, model: str, vocabulary: int) -> None:
     """Refuse a tokenizer that cannot put system message and question to the model, each as it is.
 
+    Args:
+        vocabulary: tokens that the model knows.
     Raises:
         ValueError: it has no chat template, or one that refuses, drops or alters either of them or does not begin the
-            answer; no pad or no end token. Names the model and the mend.
+            answer; no pad or no end token, or one that the model does not know. Names the model and the mend.
     """
     if fault := _template_fault(tokenizer):
         raise ValueError(
@@ -98,9 +102,11 @@ def check_tokenizer(tokenizer: Any, model: str) -> None:
             "Qwen/Qwen2.5-0.5B-Instruct does"
         )
     for name in ("pad_token", "eos_token"):
-        if getattr(tokenizer, name) is None:
+        token = getattr(tokenizer, name)
+        if token is None or getattr(tokenizer, f"{name}_id") >= vocabulary:
+            known = "no" if token is None else f"{token!r}, which the model does not know, as"
             raise ValueError(
-                f"{model}: its tokenizer has no {name}, without which no batch can be "
+                f"{model}: its tokenizer has {known} {name}, without which no batch can be "
                 f"{'filled up' if name == 'pad_token' else 'ended'}. Mend: name one in the tokenizer_config.json of a "
                 "copy, and give the copy's folder as the model"
             )
@@ -119,10 +125,16 @@ def _template_fault(tokenizer: Any) -> str | None:
         answered = render([*messages, {"role": "assistant", "content": "Yes."}], False)
     except Exception as error:  # what a template raises is its own
         return f"its chat template refuses a system message with a question ({type(error).__name__}: {error})"
-    for message in messages:
-        if message["content"] not in prompt:
-            return f"its chat template drops or alters the {message['role']} message"
-    if prompt == closed and not answered.removeprefix(prompt).lstrip().startswith("Yes."):
+    places = [prompt.find(message["content"]) for message in messages]
+    for message, place in zip(messages, places, strict=True):
+        if place < 0 or prompt.count(message["content"]) > 1:
+            fault = "drops or alters" if place < 0 else "repeats"
+            return f"its chat template {fault} the {message['role']} message"
+    if places != sorted(places):
+        return "its chat template turns the order of system message and question round"
+    header, found, _ = answered.removeprefix(closed).partition("Yes.")
+    begun = prompt.removeprefix(closed)
+    if not found or not begun.startswith(header.rstrip()) or (tokenizer.eos_token or "\n\n\n") in begun[len(header) :]:
         return "its chat template does not begin the answer (add_generation_prompt), so the question would be continued"
     return None
 
@@ -399,7 +411,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Every token that ends a completion: the tokenizer's own, then what the model declares; Qwen declares two."""
     configs = (getattr(model, name, None) for name in ("generation_config", "config"))
     declared = [getattr(config, "eos_token_id", None) for config in configs]
-    each = [tokenizer.eos_token_id, *(i for ids in declared for i in (ids if isinstance(ids, list) else [ids]))]
+    each = [tokenizer.eos_token_id, *(i for ids in declared for i in (ids if isinstance(ids, list | tuple) else [ids]))]
     return list(dict.fromkeys(i for i in each if i is not None))
 
 

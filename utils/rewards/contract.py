@@ -172,7 +172,10 @@ def told(error: BaseException) -> str:
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     lines = [(file, line) for file, line in lines if Path(file).parent != Path(__file__).parent]
     own = [line for file, line in lines if file == lines[0][0]]
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # one that cannot be printed
+        said = ""
     said = f": {said if len(said) <= TOLD else said[: TOLD - 1] + '…'}" if said else ""
     return f"{type(error).__name__}{said}" + (f" (line {own[-1]})" if own else "")
 
