@@ -250,6 +250,9 @@ def _mark(lock: Any) -> tuple[int, int] | None:
 
 def _has_ended(pid: int) -> bool:
     """Whether there is no such process on this machine; on Windows the mark of such a one is always replaced."""
+    with suppress(OSError):  # a process that its parent has not asked after yet is still listed
+        if Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "Z":
+            return True
     try:
         return os.name != "nt" and os.kill(pid, 0) is not None
     except OSError as error:

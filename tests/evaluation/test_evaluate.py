@@ -1,6 +1,7 @@
 """The evaluation: judging, generation, the folder and what a kill leaves of it, the card and comparison."""
 
 import dataclasses
+import gzip
 import json
 import os
 import signal
@@ -403,6 +404,11 @@ def test_a_protocol_file_of_another_kind_is_refused_and_left_alone(policy, finis
         ({"model": []}, r"model must be a text, got '..'"),
         ({"adapter": 7}, "adapter must be a text, got '7'"),
         ({"model": "half \ud83d"}, "surrogates not allowed"),
+        ({"strict": {"rate": 1.0}}, "missing or unknown: strict"),
+        ({"n": 300}, "missing or unknown: n"),
+        ({"too_long": {}}, "too_long must name a budget and the source, id and tokens of each, got {}"),
+        ({"too_long": None}, "too_long must name a budget"),
+        ({"too_long": {"budget": 9, "questions": [{"id": "a"}]}}, "too_long must name a budget"),
         ({"protocol": []}, "a protocol has the fields"),
         ({"protocol.seed": "x"}, "seed of a protocol must be int . None, got 'x'"),
         ({"protocol.token_cap": True}, "token_cap of a protocol must be int, got 'True'"),
@@ -442,6 +448,11 @@ def test_a_protocol_file_with_a_wrong_entry_is_named_with_it(finished, damage, r
             3,
             lambda row: row | {"completion": "Another."},
             "line 3: it was altered after it was written.*remove that line",
+        ),
+        (
+            3,
+            lambda row: row | {"completion": "Another.", "answer_sha256": None},
+            "line 3: its answer_sha256 was taken out",
         ),
         (3, lambda row: row | {"tokens": row["tokens"] + 1}, "line 3: it was altered"),
         (3, lambda row: row | {"truncated": not row["truncated"]}, "line 3: it was altered"),
@@ -722,3 +733,25 @@ def test_three_questions_are_said_to_be_too_few():
     assert "3 questions are too few to notice a true gain" in comparison_text(compare(few, few))
     many = [judge(Question(f"{i}?", "4", {}), Sample(f"The answer is {i}.", 5, False)) for i in range(300)]
     assert "300 questions notice, four times in five, a true gain of" in comparison_text(compare(many, many))
+
+
+@pytest.mark.parametrize("content", ["array", "gzip"])
+def test_a_file_of_answers_is_looked_at_before_anything_is_cut_from_it(policy, finished, content):
+    path = finished / "completions.jsonl"
+    rows = path.read_bytes()
+    if content == "array":
+        path.write_text(json.dumps([json.loads(line) for line in rows.splitlines()]))
+    else:
+        path.write_bytes(gzip.compress(rows))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="it needs one JSON row a line"):
+        evaluate(policy, EIGHT, output=finished)
+    assert path.read_bytes() == before
+
+
+def test_answers_to_other_places_than_those_asked_are_refused(finished):
+    path = finished / "completions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"index": row["index"] + 1}) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="its indexes are not those of 8 questions from 0 on"):
+        load_evaluation(finished)

@@ -1,5 +1,6 @@
 """GRPO training on the embedded model: steps, log, checkpoints, resume, Ctrl-C, saving."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from utils.data.questions import load_questions
 from utils.files import IN_USE, InUse, read_jsonl
 from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
 from utils.model.profiles import get_profile
-from utils.rewards.functions import correctness_reward, text_of
+from utils.rewards.functions import correctness_reward, load_rewards, text_of
 from utils.training.checkpoints import complete_checkpoints, write_manifest
 from utils.training.grpo import build_config, build_trainer, grpo_settings, run_training
 
@@ -371,6 +372,46 @@ def test_a_checkpoint_whose_adapter_would_not_land_is_named_and_the_previous_one
     said = capsys.readouterr().out
     assert "checkpoint-6 is not used: its adapter would not land: of 56 tensors" in said and "missing" in said
     assert same_weights(result.adapter, straight[1].adapter)
+
+
+def test_no_adapter_of_more_steps_is_overwritten(straight, copy):
+    """Its checkpoint is damaged, its logs and training.json are gone: the name of that checkpoint still tells."""
+    (copy / "checkpoint-6" / "complete.json").write_text("{}")
+    for name in ("log.jsonl", "rollouts.jsonl", "training.json"):
+        (copy / name).unlink()
+    with pytest.raises(ValueError, match="holds a run of 6 steps, and 4 were asked for"):
+        run_training(trainer_for(copy, steps=4), resume=True)
+    assert same_weights(copy / "adapter", straight[1].adapter)
+
+
+def test_other_questions_and_an_edited_reward_are_another_run(copy, tmp_path):
+    other = [dataclasses.replace(QUESTIONS[0], gold="999"), *QUESTIONS[1:]]
+    with pytest.raises(ValueError, match="questions_sha256 is .* Resume with the same settings"):
+        run_training(build_trainer(load_policy(SMALL), other, copy, seed=3), resume=True)
+    file = tmp_path / "mine.py"
+    for value in ("0.5", "1.5"):
+        file.write_text(
+            f"def mine(completions, **kwargs):\n    return [{value}] * len(completions)\nREWARDS = {{mine: 1.0}}"
+        )
+        trainer = build_trainer(load_policy(SMALL.replace(steps=1)), QUESTIONS, tmp_path / "run", 3, load_rewards(file))
+        if value == "0.5":
+            run_training(trainer)
+    with pytest.raises(ValueError, match="rewards_sha256 is "):
+        run_training(trainer, resume=True)
+
+
+def test_a_mirror_in_the_runs_own_folder_is_refused(tmp_path):
+    for mirror in (tmp_path, tmp_path / "mirror"):
+        with pytest.raises(ValueError, match="lies in the run's own folder"):
+            run_training(trainer_for(tmp_path), mirror=mirror)
+
+
+def test_a_refused_checkpoint_takes_no_others_place(copy, capsys):
+    (copy / "refused-checkpoint-6").mkdir()
+    (copy / "refused-checkpoint-6" / "mine").touch()
+    (copy / "checkpoint-6" / "complete.json").write_text("{}")
+    run_training(trainer_for(copy), resume=True)
+    assert (copy / "refused-checkpoint-6" / "mine").exists() and (copy / "refused-checkpoint-6-2").is_dir()
 
 
 def test_no_environment_variable_lets_a_pickle_run(straight, copy, monkeypatch, recwarn):

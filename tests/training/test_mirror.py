@@ -44,7 +44,10 @@ def make_checkpoint(run, step, settings=SETTINGS):
         numbers = torch.tensor(list(random.Random(f"{step} {name}").randbytes(size)), dtype=torch.uint8)
         (save_file if name.endswith(".safetensors") else torch.save)({"numbers": numbers}, checkpoint / name)
     (checkpoint / "ref/weights.bin").write_bytes(bytes(900))
-    write_json(checkpoint / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["q_proj"], "r": 16})
+    write_json(
+        checkpoint / "adapter_config.json",
+        {"peft_type": "LORA", "target_modules": ["q_proj"], "r": 16, "lora_alpha": 32},
+    )
     write_json(checkpoint / "trainer_state.json", {"global_step": step, "max_steps": 9})
     write_json(run / "settings.json", settings)
     write_jsonl(run / "log.jsonl", [{"step": i + 1, "reward": 0.5} for i in range(step)])

@@ -223,7 +223,7 @@ def card(verdicts: Sequence[Verdict], header: dict[str, Any]) -> dict[str, Any]:
     """
     tokens = [v.tokens for v in verdicts]
     mean = None if None in tokens else sum(tokens) / len(tokens)
-    about = {name: value for name, value in header.items() if name != "questions"}
+    about = {name: header[name] for name in ("too_long", *protocol.UNKNOWN) if name in header and name != "questions"}
     return {"n": len(verdicts), **rates(verdicts), "mean_tokens": mean, **about}
 
 

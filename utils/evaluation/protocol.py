@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -159,6 +160,7 @@ class Answer:
         index: place of the question among those asked, from 0.
         seconds: its share of the time its batch took.
         protocol: hash of the protocol it was given under.
+        hashed: whether the line has a hash of its answer.
     """
 
     line: int
@@ -167,6 +169,7 @@ class Answer:
     index: int | None = None
     seconds: float | None = None
     protocol: str | None = None
+    hashed: bool = False
 
 
 def header_of(
@@ -218,8 +221,10 @@ def read_header(folder: Path) -> dict[str, Any]:
         return dict(UNKNOWN)
     try:
         header = json_object(path.read_bytes())
-        if UNKNOWN.keys() - header.keys():
-            raise ValueError(f"it needs {', '.join(UNKNOWN)}")
+        if wrong := UNKNOWN.keys() ^ (header.keys() - {"too_long"}):
+            raise ValueError(f"it has {', '.join(UNKNOWN)}; missing or unknown: {', '.join(sorted(wrong))}"[:400])
+        if "too_long" in header:
+            _check_too_long(header["too_long"])
         if type(header["questions"]) is not int or header["questions"] < 0:
             raise ValueError(f"questions must be a number of them, got {str(header['questions'])[:80]!r}")
         for name in ("model", "weights", "adapter", "adapter_weights"):
@@ -230,6 +235,17 @@ def read_header(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or not of an evaluation ({error}); name another folder") from error
     return header
+
+
+def _check_too_long(record: Any) -> None:
+    kinds = {"source": str | None, "id": str, "tokens": int}
+    try:
+        rows = [type(record["budget"]) is int, len(record["questions"]) > 0]
+        rows += [isinstance(row[name], kind) for row in record["questions"] for name, kind in kinds.items()]
+    except (TypeError, KeyError):
+        rows = [False]
+    if not all(rows):
+        raise ValueError(f"too_long must name a budget and the source, id and tokens of each, got {str(record)[:80]}")
 
 
 def _require_same_evaluation(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -276,6 +292,7 @@ def begin(
         write_json(folder / PROTOCOL, header)
     if not path.exists():
         return {}
+    check_format(path)
     whole, newline, cut = path.read_bytes().rpartition(b"\n")
     if cut:  # a kill in the middle of a line
         write_bytes(path, whole + newline)
@@ -343,7 +360,13 @@ def own_answers(path: Path, protocol_hash: str, n: int = 1) -> list[Answer]:
             raise ValueError(
                 f"{path}, line {a.line}: index {a.index} stands in line {seen[a.index][-1].line} as well; {REMOVE}"
             )
-    return sorted((a for same in seen.values() for a in same), key=lambda a: a.line)
+    own = sorted((a for same in seen.values() for a in same), key=lambda a: a.line)
+    for earlier, later in pairwise(own):  # an older version wrote none, and it may have begun the file
+        if earlier.hashed and not later.hashed:
+            raise ValueError(
+                f"{path}, line {later.line}: its answer_sha256 was taken out, and the line before has one; {REMOVE}"
+            )
+    return own
 
 
 def _content(answer: Answer) -> tuple[str, str, Sample]:
@@ -403,7 +426,8 @@ def _answer(line: bytes, number: int, where: str) -> Answer:
             f"altered answers on purpose, copy {', '.join(HASHED[:3])} of each line alone to a new folder"
         )
     sample = Sample(row["completion"], row.get("tokens"), row.get("truncated"))
-    return Answer(number, question, sample, row.get("index"), row.get("seconds"), row.get("protocol"))
+    hashed = row.get("answer_sha256") is not None
+    return Answer(number, question, sample, row.get("index"), row.get("seconds"), row.get("protocol"), hashed)
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
@@ -441,6 +465,8 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
             f"{folder} is not finished: {len(answers):,} of {header['questions']:,} questions are answered; "
             "call run.py evaluate with this --output again, it asks what is missing"
         )
+    if [answer.index for answer in answers] != list(range(len(answers))):
+        raise ValueError(f"{path}: its indexes are not those of {len(answers):,} questions from 0 on; {REMOVE}")
     if (found := revision([answer.question for answer in answers])) != protocol.revision:
         raise ValueError(
             f"the questions or golds in {path} were altered: revision is {found!r}, and {PROTOCOL} says "

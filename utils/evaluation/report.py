@@ -210,6 +210,7 @@ def model_card(summary: dict[str, Any]) -> str:
     if profile.name != "tiny":
         front += f"\nbase_model: {base}\ndatasets: [openai/gsm8k]"
         doubt = "Whether the base model has seen the test questions before is not known."
+    unmeasured = "" if trained else f" Trained model, flips and p-value: {missing}."
     return f"""---
 {front}
 tags: [grpo, lora, maths]
@@ -227,7 +228,7 @@ Works out grade-school maths between `<reasoning>` tags, then gives the number b
 |---|---|---|
 {chr(10).join(rates)}
 
-{verdict_line(summary)}{"" if trained else f" Trained model, flips and p-value: {missing}."}
+{_cell(verdict_line(summary), "%[]").replace("](", "]&#40;")}{unmeasured}
 *Strict*: the right number in its tag, in a clean layout. *Lenient*: the right number anywhere.
 
 ## Limitations
@@ -239,6 +240,8 @@ Works out grade-school maths between `<reasoning>` tags, then gives the number b
 """
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, harmless: str = "") -> str:
     """A text as one cell of a Markdown table: what could end the cell, be markup or HTML is written by its number."""
-    return re.sub(r"[^\w .,:/+()-]", lambda sign: f"&#{ord(sign[0])};", " ".join(text.split()))
+    return re.sub(
+        rf"<(?! )|[^<\w .,:/+()\-{re.escape(harmless)}]", lambda sign: f"&#{ord(sign[0])};", " ".join(text.split())
+    )

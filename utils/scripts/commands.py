@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_jsonl, write_json, write_text
+from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_jsonl, write_bytes, write_json, write_text
 from utils.model.profiles import PROFILES, get_profile
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
@@ -482,13 +482,15 @@ def main(argv: list[str]) -> None:
     except InUse as error:  # the folder is another's: nothing is written there
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     except Exception as error:
-        folder = Path(getattr(args, "output", None) or ROOT / "runs")
+        folder = Path(getattr(args, "output", None) or getattr(args, "folder", None) or ROOT / "runs")
         try:
-            write_text(folder / "error.log", traceback.format_exc())
+            write_bytes(folder / "error.log", traceback.format_exc().encode("utf-8", "backslashreplace"))
             where = f"\nThe traceback is in {shown(folder / 'error.log')}"
         except OSError:
             where = ""
         mend = ""
+        if isinstance(error, IsADirectoryError | NotADirectoryError):
+            mend = ". Something else is expected there: move that away and call this again"
         if getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in FULL):
             mend = (
                 f". There is no room left in {shown(folder)}: free some and call this again; what was finished is kept"

@@ -78,8 +78,9 @@ def read_training(run: Path) -> dict[str, Any]:
         return {}
     training = read_json(path, mend)
     for name in ("seed", "steps", "seconds"):
-        if type(value := training.get(name)) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f"{path} is damaged ({name} is {value!r:.40}, not a number); {mend}")
+        kinds = (int, float) if name == "seconds" else (int,)
+        if type(value := training.get(name)) not in kinds or not 0 <= value < math.inf:
+            raise ValueError(f"{path} is damaged ({name} is {value!r:.40}, no number from 0 on); {mend}")
     return training
 
 
@@ -211,10 +212,13 @@ class Mirror(TrainerCallback):
             self.failing = False
 
 
-def check_mirror(folder: str | Path) -> Path:
+def check_mirror(folder: str | Path, run: str | Path | None = None) -> Path:
     """Return a mirror's folder as an absolute path.
 
+    Args:
+        run: folder of the run that it is to mirror.
     Raises:
+        ValueError: it is that folder, or lies in it.
         FileNotFoundError: the folder around it is missing, as it is where no Drive is mounted; making it would put the
             copies on the disk that will be lost.
     """
@@ -224,6 +228,8 @@ def check_mirror(folder: str | Path) -> Path:
             f"the mirror {folder} cannot be made: there is no folder {folder.parent}; "
             "mount the Drive first (google.colab.drive.mount), or make that folder"
         )
+    if run is not None and folder.resolve().is_relative_to(Path(run).resolve()):
+        raise ValueError(f"the mirror {folder} lies in the run's own folder {run}; give one elsewhere")
     return folder
 
 

@@ -7,22 +7,25 @@ A run's folder holds
     rollouts.jsonl    one line per optimizer step: every group's prompt, completions, rewards and advantages
     checkpoint-N/     adapter, optimizer and random state after step N; `complete.json` is written last
     adapter/          the trained LoRA adapter
-    training.json     steps, seconds, seed, the learning rate's schedules, versions
+    training.json     steps, seconds, whether finished, seed, the learning rate's schedules, versions
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,18 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, set_seed
 
 from utils.data.questions import Question, chat_prompt, load_questions, within_budget
-from utils.files import append_jsonl, differences, in_use, portable, put_back, replace_folder, write_json, write_jsonl
+from utils.files import (
+    ROOT,
+    append_jsonl,
+    differences,
+    in_use,
+    portable,
+    put_back,
+    replace_folder,
+    sha256,
+    write_json,
+    write_jsonl,
+)
 from utils.model.decoding import share_prompts
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
@@ -343,10 +357,9 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
     _lose_nothing(folders, step_of(done[-1]) if done else 0, trainer.args)
     write_json(output / "settings.json", settings)
     for folder in set(all_checkpoints(output)) - set(done):
-        refused = folder.with_name(f"refused-{folder.name}")
-        shutil.rmtree(refused, ignore_errors=True)
+        names = (folder.with_name(f"refused-{folder.name}{more}") for more in ("", *(f"-{n}" for n in range(2, 1000))))
         if (folder / MANIFEST).exists():
-            os.replace(folder, refused)
+            os.replace(folder, next(name for name in names if not name.exists()))
         else:
             shutil.rmtree(folder)
     return done[-1] if done else None
@@ -368,12 +381,9 @@ def _lose_nothing(folders: Sequence[Path], step: int, args: Any) -> None:
     """
     for folder in folders if step == 0 else folders[:1]:
         steps = [record["step"] for name in LOGS for record in read_log(folder / name)]
-        reached = max([step, read_training(folder).get("steps", 0), *steps])
-        if step == 0 and (
-            (folder / "adapter").exists()
-            or any(folder.glob(f"checkpoint-*/{MANIFEST}"))
-            or max([reached, *map(step_of, all_checkpoints(folder))]) > args.save_steps
-        ):
+        steps += [read_training(folder).get("steps", 0), *map(step_of, all_checkpoints(folder))]
+        reached, begun = max([step, *steps]), any(folder.glob(f"checkpoint-*/{MANIFEST}"))
+        if step == 0 and ((folder / "adapter").exists() or begun or reached > args.save_steps):
             raise FileExistsError(
                 f"{folder} holds a run and no checkpoint that it can go on from; training would begin again at step 1 "
                 "and overwrite what is left of it. Choose another folder, or move or delete what is in this one"
@@ -492,12 +502,14 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
             checkpoint that can be gone on from.
         InUse: another process works in the folder or the mirror.
         FileNotFoundError: the folder in which the mirror should lie does not exist.
-        ValueError: the earlier run had other settings or has more steps than `max_steps`, or a record is damaged.
+        ValueError: the earlier run had other settings or has more steps than `max_steps`, a record is damaged, or the
+            mirror lies in the run's folder.
     """
-    output, mirror = Path(trainer.args.output_dir), check_mirror(mirror) if mirror else None
+    output = Path(trainer.args.output_dir)
+    mirror = check_mirror(mirror, output) if mirror else None
     if not trainer.accelerator.is_main_process:
         return _train_in(output, trainer, resume, mirror)
-    with in_use(output), in_use(mirror or output):
+    with in_use(output), in_use(mirror) if mirror else nullcontext():
         return _train_in(output, trainer, resume, mirror)
 
 
@@ -559,9 +571,8 @@ def schedules(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _tell_schedule(checkpoint: Path, max_steps: int) -> None:
-    before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).max_steps
-    if before != max_steps:
-        step = step_of(checkpoint)
+    before, step = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).max_steps, step_of(checkpoint)
+    if before != max_steps > step:
         print(
             f"Up to step {step} the learning rate was that of a run of {before} steps; from step {step + 1} on it is "
             f"that of a run of {max_steps}, so this is not the run that {max_steps} steps at once would have been"
@@ -569,15 +580,25 @@ def _tell_schedule(checkpoint: Path, max_steps: int) -> None:
 
 
 def run_settings(trainer: Any) -> dict[str, Any]:
-    """What must stay the same when a run is resumed: everything that decides what is learnt, except `max_steps`."""
+    """What is compared when a run is resumed: what decides what is learnt, as far as that can be written down."""
+    questions = [[row["question"], row["gold"]] for row in trainer.train_dataset.select_columns(["question", "gold"])]
     settings = {name: getattr(trainer.args, name) for name in SAME_ON_RESUME}
     settings |= {
         "model": portable(trainer.model.config._name_or_path),
         "rewards": trainer.reward_func_names[:-1],
         "lora_rank": trainer.model.peft_config["default"].r,
         "questions": len(trainer.train_dataset),
+        "questions_sha256": hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16],
+        "rewards_sha256": [_file_of(function) for function in trainer.reward_funcs[:-1]],
     }
     return json.loads(json.dumps(settings, default=str))
+
+
+def _file_of(function: RewardFunction) -> str | None:
+    """A hash of the file that defines a learner's reward; None for one of this project's or of a notebook."""
+    module = sys.modules.get(getattr(inspect.unwrap(function), "__module__", None) or "")
+    file = Path(getattr(module, "__file__", None) or ROOT)
+    return sha256(file)[:16] if file.is_file() and not file.is_relative_to(ROOT / "utils") else None
 
 
 def _keep_until(path: Path, step: int) -> None:
