@@ -12,14 +12,14 @@ measured, for only a GPU can show it: vLLM's KV cache, Unsloth's activations and
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.model.gguf_file import gguf_config
 from utils.model.policy import ENGINES, LORA_TARGETS
-from utils.model.profiles import QWEN_3B, Profile
+from utils.model.profiles import QWEN_3B, Profile, is_gguf
 
 GIB = 2**30
 _QWEN = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
@@ -39,14 +39,23 @@ def size(n: float) -> str:
 
 
 def model_config(model: str) -> dict[str, Any]:
-    """The config of a profile's model, without a network: from its folder, or from `SHAPES`.
+    """The config of a profile's model, without a network: from its folder or file, or from `SHAPES`.
 
     Raises:
-        ValueError: neither knows the model.
+        ValueError: neither knows the model, or it is of another build than this arithmetic is about.
+        ImportError: a .gguf file, without the package that reads it.
     """
-    path = Path(model) / "config.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+    if Path(model).exists():
+        from transformers import AutoConfig
+
+        try:
+            config = gguf_config(Path(model)) if is_gguf(model) else AutoConfig.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"the model in {model} has no configuration that can be read: {error}") from error
+        config = config.to_dict()
+        if lacking := [name for name in SHAPES[QWEN_3B] if name not in config]:
+            raise ValueError(f"{model} is a {config['model_type']} without {', '.join(lacking)}: not built as Qwen2 is")
+        return config
     if model not in SHAPES:
         raise ValueError(
             f"no config of {model} is at hand: give the folder it was downloaded to, or {', '.join(SHAPES)}"
