@@ -92,7 +92,7 @@ def child_arguments(args: Namespace) -> list[str]:
 def own_model(text: str) -> str:
     try:
         return find_model(text)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise Failure(f"GRPO_MODEL: {error}, or unset the variable") from None
 
 

@@ -83,6 +83,10 @@ def foreign(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def adapter(folder):
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
 def gguf_inside(folder):
     take("config.json")(folder)
     (folder / "q4.gguf").write_bytes(b"GGUF")
@@ -91,9 +95,10 @@ def gguf_inside(folder):
 @pytest.mark.parametrize(
     "harm, name, words",
     [
-        (take("model.safetensors"), "", "my model holds no weights in safetensors; copy the whole folder again"),
+        (take("model.safetensors"), "", "my model holds no weights in safetensors; copy it again, whole"),
         (foreign, "", "no weights in safetensors"),
         (take("config.json"), "", "holds no config.json"),
+        (adapter, "", "holds no config.json; it is an adapter: .*with --adapter"),
         (gguf_inside, "", "for the file in it, give .*q4.gguf"),
         (take("config.json"), "config.json", "there is no model '.*config.json'"),
         (lambda folder: None, "config.json", "config.json is no GGUF; give a file NAME.gguf, or the folder"),
@@ -175,6 +180,56 @@ def test_what_is_no_language_model_is_refused_by_name(copy, kind):
         load_policy(tiny_with(copy))
 
 
+# --- the hub ---
+
+
+def test_a_hub_name_is_named_with_its_revision(tmp_path):
+    revision, cache = "c0ffee" * 6 + "c0ff", tmp_path / "hub" / "models--owner--name"
+    shutil.copytree(FOLDER, cache / "snapshots" / revision)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(revision)
+    code = (
+        "from utils.evaluation.protocol import header_of\n"
+        "from utils.model.policy import load_policy\n"
+        "from utils.model.profiles import get_profile\n"
+        "header = header_of(load_policy(get_profile('tiny')), [])\n"
+        "print(header['model'], header['weights'])"
+    )
+    env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "GRPO_MODEL": "owner/name"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, text=True, capture_output=True)
+    assert done.stdout == f"owner/name {revision}\n", done.stderr
+    absent = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env | {"GRPO_MODEL": "owner/other"}, text=True, capture_output=True
+    )
+    assert "RuntimeError: profile tiny: owner/other could not be loaded" in absent.stderr
+
+
+# --- the commands ---
+
+
+@pytest.mark.slow
+def test_commands_use_the_model_and_refuse_to_go_on_with_another(copy, tmp_path):
+    def command(*argv, **variables):
+        line = [sys.executable, "-m", "utils.scripts.commands", *argv, "--profile", "tiny"]
+        env = os.environ | {"HF_HUB_OFFLINE": "1"} | variables
+        return subprocess.run(line, cwd=ROOT, env=env, text=True, capture_output=True)
+
+    out, measured, mine = str(tmp_path / "out"), tmp_path / "measured", tmp_path / "mine.jsonl"
+    mine.write_text('{"question": "Ann has 3 pens and buys 4. How many pens has she?", "answer": "7"}\n')
+    done = command("train", "--model", str(copy), "--max-steps", "1", "--output", out, GRPO_MODEL="owner/name")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["model"] == str(copy)
+    other = command("train", "--max-steps", "2", "--output", out, "--resume")
+    assert f"model is '{copy}' in " in other.stderr and "'assets/tiny_model' in this run" in other.stderr
+    assert command("train", "--max-steps", "2", "--output", out, "--resume", GRPO_MODEL=str(copy)).returncode == 0
+    questions = ["--questions", str(mine), "--adapter", f"{out}/adapter", "--output", str(measured)]
+    done = command("evaluate", *questions, GRPO_MODEL=str(copy))
+    assert done.returncode == 0, done.stderr
+    summary, header = (json.loads((measured / name).read_text()) for name in ("summary.json", "protocol.json"))
+    assert (summary["model"], summary["weights"]) == (header["model"], header["weights"])
+    assert summary["model"] == "stick/my model"
+
+
 # --- a GGUF file ---
 
 
@@ -187,7 +242,7 @@ def test_without_the_package_the_message_names_pin_and_mend(tmp_path, monkeypatc
             use(tiny_with(tmp_path / "m.gguf"))
 
 
-def write_gguf(file, embedding=None, output=None, end=2, leave_out=(), architecture="qwen2", extra=()):
+def write_gguf(file, embedding=None, output=None, end=2, leave_out=(), architecture="qwen2", extra=(), parts=1):
     """The embedded model as llama.cpp's converter writes one; `embedding` and `output` are (type, matrix)."""
     from gguf import GGMLQuantizationType as Kind
     from gguf import GGUFWriter, quantize
@@ -195,6 +250,7 @@ def write_gguf(file, embedding=None, output=None, end=2, leave_out=(), architect
     file.parent.mkdir(parents=True, exist_ok=True)
     config, vocabulary = (json.loads((FOLDER / name).read_text()) for name in ("config.json", "tokenizer.json"))
     writer = GGUFWriter(str(file), architecture)
+    writer.add_uint16("split.count", parts)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -302,6 +358,7 @@ def test_the_end_token_is_the_one_of_the_template_whatever_the_file_says(tmp_pat
             "output_norm.weight holds values .* not finite",
         ),
         (dict(extra=[("output_norm.weight", matrix()[0][:64].copy())]), "1 of another shape: model.norm.weight"),
+        (dict(parts=2), "is one of 2 parts of a model; join them: llama-gguf-split --merge"),
         (dict(architecture="rwkv6"), "rwkv6 is not supported.*give its folder of safetensors"),
     ],
 )

@@ -29,9 +29,12 @@ def gguf_config(file: Path) -> Any:
         ImportError: the package `gguf` is missing, or is not the pinned version.
         ValueError: the file is damaged, or its model of an architecture that transformers does not read from GGUF.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING
 
-    return AutoConfig.for_model(**parsed(file)["config"], _name_or_path=str(file))
+    head = parsed(file)["config"]
+    config = CONFIG_MAPPING[head["model_type"]].from_dict(head)
+    config._name_or_path = str(file)
+    return config
 
 
 @lru_cache(maxsize=1)
@@ -90,6 +93,11 @@ def _tensors(file: Path, config: Any, dtype: Any) -> tuple[dict[str, Any], bool]
 
     head, names = parsed(file), get_gguf_hf_weights_map(outline(config))
     reader = GGUFReader(str(file))
+    if (parts := reader.fields.get("split.count")) and parts.contents() > 1:
+        raise ValueError(
+            f"{file} is one of {parts.contents()} parts of a model; join them: "
+            "llama-gguf-split --merge FIRST_PART WHOLE"
+        )
     architecture = reader.fields["general.architecture"].contents()
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=head["config"])
     stored = {tensor.name: tensor for tensor in reader.tensors}
@@ -142,10 +150,15 @@ def gguf_tokenizer(file: Path) -> Any:
     )
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     backend.add_tokens([AddedToken(token, normalized=False) for token in markup])
-    named = {name: says.get(f"{name}_id") for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    named = {name: tokens[int(i)] for name, i in named.items() if i is not None and 0 <= int(i) < len(tokens)}
-    named |= {"chat_template": says.get("chat_template"), "model_input_names": ["input_ids", "attention_mask"]}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **(options | named))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=says.get("chat_template"),
+        model_input_names=["input_ids", "attention_mask"],
+        **options,
+    )
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        if 0 <= int(says.get(f"{name}_id", -1)) < len(tokens):
+            setattr(tokenizer, name, tokens[int(says[f"{name}_id"])])
     if tokenizer.chat_template and (end := _turn_end(tokenizer, control)):
         tokenizer.eos_token = end
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

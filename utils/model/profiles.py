@@ -248,8 +248,12 @@ def find_model(text: str) -> str:
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
             return str(path)
         lacks = "weights in safetensors" if (path / "config.json").is_file() else "config.json"
-        inside = next((f"; for the file in it, give {file}" for file in sorted(path.glob("*.gguf"))), "")
-        raise ValueError(f"the model folder {path} holds no {lacks}; copy the whole folder again{inside}")
+        mend = "copy it again, whole, or give a model that has them"
+        if (path / "adapter_config.json").is_file():
+            mend = "it is an adapter: give the model that it was trained on, and this with --adapter"
+        elif files := sorted(path.glob("*.gguf")):
+            mend = f"for the file in it, give {files[0]}"
+        raise ValueError(f"the model folder {path} holds no {lacks}; {mend}")
     if path.is_file():
         with path.open("rb") as file:
             if is_gguf(path) and file.read(4) == b"GGUF":

@@ -126,7 +126,7 @@ def check_adapter_fits(folder: Path, model: str, model_config: Any) -> None:
     """
     config, found = read_adapter(folder)
     theirs = config.get("base_model_name_or_path") or model
-    mend = "use the profile it was trained with"
+    mend = "use the profile it was trained with, and the same --model"
     if other_base(theirs, model):
         raise ValueError(f"the adapter in {folder} was trained on {theirs}, and this is {portable(model)}; {mend}")
     try:

@@ -114,6 +114,7 @@ def memory_model(
     r LoRA rank, V vocabulary; w bytes of the compute type:
 
     - weights: 4-bit `nf4_bytes` for the layers' matrices, 2 bytes for embeddings, biases and norms; else w for all.
+      (A .gguf file is unpacked: w.)
       (Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
     - adapters: 4 bytes (bfloat16 on 4-bit weights in plain TRL: 2), and 2 for vLLM's copy; gradients alike.
     - KV cache: 2 * layers * k * w for each token of all completions of a step. With vLLM and `gpu_bytes`: what its
@@ -131,7 +132,8 @@ def memory_model(
         gpu_bytes: memory of the GPU; None on a CPU.
     """
     engine = engine or ENGINES[0 if profile.unsloth else 2]
-    unsloth, four_bit, w = engine != "transformers", profile.unsloth, 4 if profile.dtype == "float32" else 2
+    unsloth, four_bit = engine != "transformers", profile.unsloth and not is_gguf(profile.model)
+    w = 4 if profile.dtype == "float32" else 2
     h, i, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     k, heads, r = _head_size(config) * config["num_key_value_heads"], config["num_attention_heads"], profile.lora_rank
     length = profile.max_prompt_tokens + profile.max_completion_tokens

@@ -20,7 +20,7 @@ from typing import Any
 from utils.data.questions import Question
 from utils.files import ROOT
 from utils.model.policy import Policy, generate
-from utils.model.profiles import PROFILES, QWEN_3B, Profile, is_local
+from utils.model.profiles import PROFILES, QWEN_3B, Profile, is_gguf, is_local
 from utils.plots import histogram
 from utils.setup import installed, read_pins
 from utils.stats import wilson_interval
@@ -79,7 +79,7 @@ def _gpu(profile: Profile) -> Check:
 
 def expected_engine(profile: Profile) -> str:
     """The entry of `policy.ENGINES` that the installed packages allow."""
-    if not profile.unsloth or not installed("unsloth"):
+    if not profile.unsloth or is_gguf(profile.model) or not installed("unsloth"):
         return "transformers"
     return "unsloth+vllm" if installed("vllm") else "unsloth"
 
