@@ -236,7 +236,8 @@ def test_commands_use_the_model_and_refuse_to_go_on_with_another(copy, tmp_path)
 def test_without_the_package_the_message_names_pin_and_mend(tmp_path, monkeypatch):
     (tmp_path / "m.gguf").write_bytes(b"GGUF\3\0\0\0")
     monkeypatch.setattr("utils.setup.installed", lambda package: None)
-    words = rf"a model in a .gguf file needs {gguf_file.GGUF_PIN}, found none; run `pip install {gguf_file.GGUF_PIN}`"
+    pin = gguf_file.GGUF_PIN
+    words = f"a model in a .gguf file needs {pin}, found none; run `{sys.executable} -m pip install {pin}`"
     for use in (load_policy, preflight):
         with pytest.raises(ImportError, match=words):
             use(tiny_with(tmp_path / "m.gguf"))

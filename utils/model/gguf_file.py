@@ -9,6 +9,7 @@ transformers translates the names and the vocabulary. What would pass it in sile
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def load_gguf(file: Path, dtype: Any) -> tuple[Any, Any]:
     """
     from transformers import GenerationConfig
 
+    warnings.filterwarnings("ignore", message="Could not find a config file")  # PEFT looks for one in the file
     config = gguf_config(file)
     tokenizer = gguf_tokenizer(file)
     tensors, config.tie_word_embeddings = _tensors(file, config, dtype)

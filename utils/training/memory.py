@@ -114,8 +114,7 @@ def memory_model(
     r LoRA rank, V vocabulary; w bytes of the compute type:
 
     - weights: 4-bit `nf4_bytes` for the layers' matrices, 2 bytes for embeddings, biases and norms; else w for all.
-      (A .gguf file is unpacked: w.)
-      (Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
+      (A .gguf file is unpacked: w. Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
     - adapters: 4 bytes (bfloat16 on 4-bit weights in plain TRL: 2), and 2 for vLLM's copy; gradients alike.
     - KV cache: 2 * layers * k * w for each token of all completions of a step. With vLLM and `gpu_bytes`: what its
       share leaves beside the weights; in standby it is given back while the model is trained.
