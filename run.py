@@ -90,6 +90,7 @@ def child_arguments(args: Namespace) -> list[str]:
 
 
 def own_model(text: str) -> str:
+    """The model in GRPO_MODEL as `find_model` gives it; a `Failure` where there is none."""
     try:
         return find_model(text)
     except (ValueError, OSError) as error:
