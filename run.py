@@ -44,7 +44,7 @@ except ImportError:  # Windows
     import msvcrt
 
 from utils.files import ROOT
-from utils.model.profiles import PROFILES
+from utils.model.profiles import PROFILES, find_model, is_local
 from utils.scripts.commands import POSITIONALS, options, parse, ready
 from utils.setup import installed, read_pins
 
@@ -89,16 +89,26 @@ def child_arguments(args: Namespace) -> list[str]:
     return ["-m", "utils.scripts.commands", *([args.command] if args.command else []), *options(args)]
 
 
+def own_model(text: str) -> str:
+    """The model in GRPO_MODEL as `find_model` gives it; a `Failure` where there is none."""
+    try:
+        return find_model(text)
+    except (ValueError, OSError) as error:
+        raise Failure(f"GRPO_MODEL: {error}, or unset the variable") from None
+
+
 # --- child processes ------------------------------------------------------------------------------------
 
 
 def needs_network(args: Namespace) -> bool:
-    """Whether a command may read from the model hub; the embedded model with embedded data never does."""
-    if getattr(args, "profile", "tiny") != "tiny":
+    """Whether a command may read from the model hub; a model on this machine with data on it never does."""
+    if args.command not in ("train", "evaluate"):
+        return args.command == "lab"
+    profile = PROFILES[args.profile]
+    if not is_local(args.model or os.environ.get("GRPO_MODEL") or profile.model):
         return True
-    if getattr(args, "dataset", None) == "gsm8k":
-        return not os.environ.get("GSM8K_DIR")
-    return args.command == "lab"
+    dataset = getattr(args, "dataset", None) or profile.dataset
+    return dataset == "gsm8k" and not os.environ.get("GSM8K_DIR") and not getattr(args, "questions", None)
 
 
 def child_environment(python: str, network: bool) -> dict[str, str]:
@@ -453,6 +463,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command in (None, "notebooks"):
             check_writable()
+        if args.command in ("train", "evaluate", "lab") and os.environ.get("GRPO_MODEL"):
+            os.environ["GRPO_MODEL"] = own_model(os.environ["GRPO_MODEL"])  # a child works in another folder
         python = choose_python(args)
         return call([python, *child_arguments(args)], child_environment(python, needs_network(args)))
     except Failure as failure:

@@ -10,6 +10,7 @@ from utils.files import ROOT
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a model this small gains nothing from a second thread, and the
 # other core has tests of its own; child processes inherit it
+os.environ.pop("GRPO_MODEL", None)  # the tests are of the embedded model
 
 
 def pytest_collection_modifyitems(items):

@@ -78,6 +78,7 @@ TAKE_ANYTHING = {"transformers.PreTrainedTokenizerFast", "transformers.Qwen2Conf
 STARS = {
     ("build_config", "settings"): "grpo_settings",
     ("_model_generate", "inputs"): None,  # what the tokenizer returns
+    ("gguf_tokenizer", "options"): None,  # what transformers' own converter returns
 }
 
 

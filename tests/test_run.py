@@ -13,6 +13,7 @@ import pytest
 
 import run
 from utils.files import ROOT
+from utils.model.profiles import PROFILES
 
 check_space = run.check_space  # the `project` fixture replaces it
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -90,6 +91,7 @@ def short(requests):
 
 TRAIN = ["train", "--profile", "tiny", "--output", "out"]
 EVALUATE = ["evaluate", "--profile", "tiny", "--output", "out"]
+MODEL = PROFILES["tiny"].model
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,9 @@ EVALUATE = ["evaluate", "--profile", "tiny", "--output", "out"]
         (["score", "none"], ["no folder 'none'", "check the path"]),
         (["notebooks"], ["--write"]),
         (["lab", "--port", "80"], ["'80'", "from 1024 to 65535"]),
+        ([*EVALUATE, "--model", "nowhere"], ["argument --model: there is no model 'nowhere'", "hub name such as"]),
+        ([*TRAIN, "--model", "."], ["argument --model: the model folder", "holds no config.json"]),
+        ([*TRAIN, "--model", "run.py"], ["argument --model: the model file", "is no GGUF"]),
     ],
     ids=lambda value: " ".join(value[:1] + value[-2:]) if value and value[0] in {"train", "evaluate"} else None,
 )
@@ -215,6 +220,8 @@ def test_options_reach_the_child_and_paths_become_absolute(project, monkeypatch)
         [*TRAIN, "--resume"],  # start or go on: there need be no output folder yet
         [*TRAIN, "--resume", "--mirror", "drive"],
         [*EVALUATE, "--adapter", "."],
+        [*EVALUATE, "--model", MODEL],
+        [*TRAIN, "--model", "owner/name"],
         [*EVALUATE, "--adapter", ".", "--base", "."],
         ["compare", ".", "odd name"],
         ["compare", ".", ".", "--output", "out"],
@@ -305,6 +312,12 @@ def test_score_writes_so_it_needs_the_package_that_locks_a_folder_too(argv, mach
         ([*TRAIN, "--dataset", "gsm8k"], "data", True),
         (["train", "--profile", "laptop", "--output", "out"], None, False),
         (["lab"], None, False),
+        ([*TRAIN, "--model", "owner/name"], None, False),
+        ([*EVALUATE, "--model", MODEL], None, True),
+        (["evaluate", "--profile", "laptop", "--output", "out", "--model", MODEL], None, False),
+        (["evaluate", "--profile", "laptop", "--output", "out", "--model", MODEL], "data", True),
+        (["evaluate", "--profile", "laptop", "--output", "out", "--model", MODEL, "--questions", __file__], None, True),
+        (["evaluate", "--profile", "laptop", "--output", "out", "--questions", __file__], None, False),
     ],
 )
 def test_the_embedded_model_never_asks_the_hub(argv, folder, offline, monkeypatch):
@@ -314,6 +327,23 @@ def test_the_embedded_model_never_asks_the_hub(argv, folder, offline, monkeypatc
         monkeypatch.setenv("GSM8K_DIR", folder)
     env = run.child_environment("python", run.needs_network(run.parse(argv)))
     assert env.get("HF_HUB_OFFLINE") == ("1" if offline else None)
+
+
+@pytest.mark.parametrize("argv, offline", [(TRAIN, False), ([*TRAIN, "--model", MODEL], True), ([], True)])
+def test_a_hub_name_in_the_variable_needs_the_hub_and_the_option_wins(argv, offline, monkeypatch):
+    monkeypatch.setenv("GRPO_MODEL", "owner/name")
+    assert run.needs_network(run.parse(argv)) != offline
+
+
+@pytest.mark.parametrize("argv", [["lab"], TRAIN, EVALUATE])
+def test_the_variable_is_made_absolute_or_refused_before_anything_is_installed(argv, machine, monkeypatch, capsys):
+    monkeypatch.setenv("GRPO_MODEL", "nowhere")
+    assert run.main(argv) == 1 and machine.commands == [] and not run.VENV.exists()
+    error = capsys.readouterr().err
+    assert error.startswith("run.py: GRPO_MODEL: there is no model 'nowhere'") and "unset the variable" in error
+    monkeypatch.chdir(Path(MODEL).parent)
+    monkeypatch.setenv("GRPO_MODEL", "tiny_model")
+    assert run.main(argv) == 0 and os.environ["GRPO_MODEL"] == MODEL
 
 
 def test_children_keep_the_proxy_and_lose_the_settings_of_another_python(monkeypatch):

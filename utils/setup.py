@@ -112,7 +112,9 @@ def require(pin: str, purpose: str) -> None:
     name, _, wanted = pin.partition("==")
     found = installed(name)
     if found != wanted:
-        raise ImportError(f"{purpose} needs {pin}, found {found or 'none'}; run `pip install {pin}`")
+        raise ImportError(
+            f"{purpose} needs {pin}, found {found or 'none'}; run `{sys.executable} -m pip install {pin}`"
+        )
 
 
 def loaded(package: str) -> str | None:

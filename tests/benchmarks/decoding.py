@@ -16,7 +16,7 @@ from transformers import set_seed
 from utils.data.questions import load_questions
 from utils.model import decoding
 from utils.model.policy import generate, load_policy, with_adapter
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.scripts.record import ADAPTER
 
 REPEATS = 5
@@ -37,7 +37,7 @@ def spread(values, unit):
 
 def main():
     ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
-    profile = get_profile("tiny")
+    profile = PROFILES["tiny"]
     base = load_policy(profile)
     prompts, test = load_questions("tiny", "train")[: profile.prompts_per_step], load_questions("tiny", "test")
     rate = {True: [], False: []}

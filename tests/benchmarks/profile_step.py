@@ -35,7 +35,7 @@ from tests.benchmarks.speed import QUESTIONS, random_policy
 from tests.benchmarks.stock import write_csv
 from utils.files import ROOT, write_bytes
 from utils.model.policy import load_policy
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, png
 from utils.setup import machine
 from utils.training.grpo import build_trainer
@@ -143,7 +143,7 @@ def arithmetic_floor(trainer: Any) -> tuple[float, float]:
 
 def framework_floor() -> float:
     """Seconds of a step with next to no model."""
-    profile = get_profile("tiny").replace(max_completion_tokens=1)
+    profile = PROFILES["tiny"].replace(max_completion_tokens=1)
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "max_window_layers": 1}
     policy = random_policy(profile, **shape, layer_types=["full_attention"])
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ def main() -> None:
     clocks: dict[str, list[StepClock]] = {"before": [], "after": []}
     for seed in range(3):  # in turns, so that other work on the machine meets both
         for name, found in clocks.items():
-            policy = load_policy(get_profile("tiny"))
+            policy = load_policy(PROFILES["tiny"])
             with tempfile.TemporaryDirectory() as folder:
                 clock, trainer = profiled(policy, name == "after", STEPS // 3 + 1, folder, seed)
             found.append(clock)

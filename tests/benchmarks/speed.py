@@ -41,7 +41,7 @@ from utils.data.questions import load_questions
 from utils.files import ROOT, write_bytes
 from utils.model.decoding import _distinct, decode
 from utils.model.policy import Policy, load_policy, render_prompt
-from utils.model.profiles import Profile, get_profile
+from utils.model.profiles import PROFILES, Profile
 from utils.plots import BLUE, GREY, png
 from utils.scripts.record import fill_readme
 from utils.setup import machine
@@ -74,7 +74,7 @@ class Pauses:
 
 
 def our_trainer(seed: int, folder: str) -> Any:
-    profile = get_profile("tiny")
+    profile = PROFILES["tiny"]
     policy = load_policy(profile)
     return build_trainer(policy, training_questions(profile, policy.tokenizer), folder, seed)
 
@@ -126,7 +126,7 @@ def our_generate(policy: Policy, inputs: dict[str, torch.Tensor], temperature: f
 
 def rollout_rates(repeats: int) -> list[Row]:
     """Sampled tokens per second of both, alternated."""
-    policy = load_policy(get_profile("tiny"))
+    policy = load_policy(PROFILES["tiny"])
     inputs = step_prompts(policy)
     ways = {
         "ours": lambda: our_generate(policy, inputs, 1.0),
@@ -151,7 +151,7 @@ def rollout_rates(repeats: int) -> list[Row]:
 
 def assert_equivalent() -> None:
     """Greedy tokens identical, TRL's loss and gradients equal to rounding."""
-    policy = load_policy(get_profile("tiny"))
+    policy = load_policy(PROFILES["tiny"])
     inputs = step_prompts(policy)
     assert our_generate(policy, inputs, 0.0) == stock_generate(policy, inputs, do_sample=False), "greedy tokens differ"
     found = {}
@@ -196,7 +196,7 @@ def random_policy(profile: Profile, **shape: int) -> Policy:
 
 def step_seconds(width: int, completions: int, length: int, repeats: int) -> float:
     """Median seconds of a training step of a random model; all its completions have `length` tokens."""
-    profile = get_profile("tiny").replace(
+    profile = PROFILES["tiny"].replace(
         steps=repeats + 1,
         prompts_per_step=completions // 8,
         group_size=8,

@@ -30,7 +30,7 @@ from utils.data.questions import load_questions
 from utils.evaluation.evaluate import evaluate
 from utils.files import ROOT, write_text
 from utils.model.policy import Policy, add_lora, load_policy
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.rewards.functions import REWARDS
 from utils.training.grpo import build_dataset
 
@@ -47,7 +47,7 @@ def stock_trainer(kind: str, rate: float, seed: int, output: str) -> Any:
     """A `GRPOTrainer` as TRL's documentation builds it; `kind` is "LoRA" (our rank) or "full" (all weights)."""
     from trl import GRPOConfig, GRPOTrainer
 
-    profile = get_profile("tiny")
+    profile = PROFILES["tiny"]
     set_seed(seed)
     policy = load_policy(profile)
     config = GRPOConfig(
@@ -87,7 +87,7 @@ class Watch(TrainerCallback):
     def __init__(self, due: Callable[[int, float], bool], lost: Callable[[int, float, float], bool]):
         self.due, self.lost = due, lost
         self.seen: list[tuple[int, float, float]] = []
-        self.seconds, self.reached, self.policy = 0.0, False, load_policy(get_profile("tiny"))
+        self.seconds, self.reached, self.policy = 0.0, False, load_policy(PROFILES["tiny"])
         self.questions = load_questions("tiny", "test")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

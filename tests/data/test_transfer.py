@@ -152,7 +152,7 @@ def test_gsm_symbolic_says_what_to_install(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.version", missing)
-    with pytest.raises(ImportError, match=f"found none; run `pip install {GSM_SYMBOLIC_PIN}`"):
+    with pytest.raises(ImportError, match=f"found none; run `{sys.executable} -m pip install {GSM_SYMBOLIC_PIN}`"):
         load_questions("gsm-symbolic", "test")
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1.24")
     with pytest.raises(ImportError, match="found 0.1.24"):

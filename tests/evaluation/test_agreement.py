@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 import time
 
 import pytest
@@ -130,7 +131,9 @@ def by_math_verify(verdicts):
 
 def test_without_math_verify_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.8.0")
-    with pytest.raises(ImportError, match=f"found 0.8.0; run `pip install {math_verify_judge.PIN}`"):
+    with pytest.raises(
+        ImportError, match=f"found 0.8.0; run `{sys.executable} -m pip install {math_verify_judge.PIN}`"
+    ):
         judge_all([("42", "42")])
 
 

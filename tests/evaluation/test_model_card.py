@@ -66,3 +66,39 @@ def test_what_the_card_quotes_stays_text_in_its_cell(name):
     if "/" not in name and "\x00" not in name:
         assert f"1,319, x{' '.join(name.split())} |" in html.unescape(card), "as a reader sees it"
     assert " ".join(name.split()).replace("\x00", "") in html.unescape(card).replace("\ufffd", "")
+
+
+SHA, REVISION = "0" * 64, "1" * 40
+
+
+@pytest.mark.parametrize(
+    "model, weights, front, licence",
+    [
+        ("media/qwen.gguf", SHA, "license: unknown\n", "not known here; see the model's own folder"),
+        ("media/stick", SHA, "license: unknown\n", "not known here; see the model's own folder"),
+        ("runs/merged", SHA, "license: unknown\n", "not known here; see the model's own folder"),
+        (
+            "owner/name",
+            REVISION,
+            "license: unknown\nbase_model: owner/name\n",
+            "page, https://huggingface.co/owner/name.",
+        ),
+        (
+            "Qwen/Qwen2.5-0.5B-Instruct",
+            REVISION,
+            "license: apache-2.0\nbase_model: Qwen/Qwen2.5-0.5B",
+            "Apache License",
+        ),
+    ],
+)
+def test_the_card_names_the_model_that_was_used_and_does_not_guess_its_licence(model, weights, front, licence):
+    card = model_card(SUMMARY | {"model": model, "weights": weights})
+    assert f"| base model | {model} (profile tiny) |" in card and f"| weights of the base model | {weights} |" in card
+    assert card.startswith(f"---\n{front}") and licence in card.splitlines()[-1]
+    assert f"# {model.rpartition('/')[2]}, trained" in card
+    assert ("base_model:" in card) == (weights == REVISION) and "teaching model" not in card and "MIT" not in card
+
+
+def test_the_embedded_model_keeps_its_card_when_it_is_named():
+    named = model_card(SUMMARY | {"model": "assets/tiny_model", "weights": SHA})
+    assert named.replace(f"| weights of the base model | {SHA} |\n", "") == model_card(SUMMARY)

@@ -36,7 +36,7 @@ from utils.evaluation import report
 from utils.evaluation.evaluate import evaluate
 from utils.files import ROOT, write_json
 from utils.model.policy import load_policy
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.scripts import record
 from utils.setup import machine, versions
 from utils.training.grpo import train
@@ -114,7 +114,7 @@ def prove_tiny(path: Path, limit: int | None = None, **changes: Any) -> dict[str
         limit: evaluate on that many questions instead of the whole test split.
         changes: numbers of the profile to change. With either, the comparison is only worth a test of this script.
     """
-    profile, recorded = get_profile("tiny").replace(**changes), record.recorded()
+    profile, recorded = PROFILES["tiny"].replace(**changes), record.recorded()
     questions = load_questions(profile.dataset, "test")[:limit]
     with tempfile.TemporaryDirectory() as folder:
         base = evaluate(load_policy(profile), questions)

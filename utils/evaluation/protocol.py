@@ -31,6 +31,7 @@ from utils.data.questions import Question, to_question
 from utils.data.rows import check_format, check_text, number_text, parse_row
 from utils.files import append_jsonl, differences, json_object, portable, sha256, write_bytes, write_json, write_jsonl
 from utils.model.policy import Policy, Sample, render_prompt
+from utils.model.profiles import is_local
 
 PROTOCOL, ANSWERS, CARD = "protocol.json", "completions.jsonl", "card.json"
 UNKNOWN = dict.fromkeys(("model", "weights", "adapter", "adapter_weights", "questions", "protocol_hash", "protocol"))
@@ -184,12 +185,12 @@ def header_of(
     Args:
         too_long: record of those that are not asked beside `questions`, see `utils.model.policy.fitting`.
     """
-    model, protocol = Path(policy.profile.model), protocol_of(policy, questions, decoding, seed)
+    model, protocol = policy.profile.model, protocol_of(policy, questions, decoding, seed)
     return {
         **({"too_long": too_long} if too_long else {}),
-        "model": portable(policy.profile.model),
-        "weights": _digest(model) if model.is_dir() else getattr(policy.model.config, "_commit_hash", None),
-        "adapter": adapter_name(policy.adapter) if policy.adapter else None,
+        "model": local_name(model) if is_local(model) else model,
+        "weights": _digest(Path(model)) if is_local(model) else getattr(policy.model.config, "_commit_hash", None),
+        "adapter": local_name(policy.adapter) if policy.adapter else None,
         "adapter_weights": _digest(policy.adapter) if policy.adapter else None,
         "questions": len(questions),
         "protocol_hash": protocol.hash,
@@ -197,15 +198,17 @@ def header_of(
     }
 
 
-def adapter_name(folder: str | Path) -> str:
-    """An adapter's folder as other machines may read it: within the project, else its last two names."""
-    path = Path(folder).absolute()
+def local_name(place: str | Path) -> str:
+    """A folder or file as other machines may read it: within the project, else its last two names."""
+    path = Path(place).absolute()
     name = portable(str(path))
     return "/".join(path.parts[-2:]) if Path(name).is_absolute() else name
 
 
 def _digest(folder: Path) -> str:
-    """One hash for the weights in a folder and their configuration."""
+    """One hash for the weights in a folder and their configuration; that of a file, which holds both, is its own."""
+    if folder.is_file():
+        return sha256(folder)
     files = sorted(f for f in folder.iterdir() if f.name.endswith((".safetensors", "config.json")))
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
 
@@ -254,7 +257,7 @@ def _require_same_evaluation(folder: Path, there: Mapping[str, Any], here: Mappi
     differ = [
         f"{name} is {_shown(there, name, digest)} in {folder} and {_shown(here, name, digest)} in {now}"
         for name, digest in (("model", "weights"), ("adapter", "adapter_weights"))
-        if there[digest] != here[digest] or (name == "model" and there[name] != here[name])
+        if there[digest] != here[digest] or (name == "model" and not here[digest] and there[name] != here[name])
     ] + differences(*map(asdict, protocols), (str(folder), now))
     if differ:
         rules_only = [line.split()[0] for line in differ] == ["rules"]

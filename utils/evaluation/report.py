@@ -23,7 +23,7 @@ from utils.evaluation.figures import (
     transition_matrix,
 )
 from utils.files import portable, write_json, write_text
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.plots import learning_curves, png
 from utils.stats import p_value, percent
 
@@ -34,6 +34,7 @@ table { border-collapse: collapse; width: 100%; } th { white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #eee; }
 td { overflow-wrap: anywhere; } pre { background: #f6f6f6; } .examples table { table-layout: fixed; }
 """
+TINY_MODEL = portable(PROFILES["tiny"].model)
 TINY = (
     "The tiny model is a teaching model: it was made to be able but careless in a small world of templated problems. "
     "These numbers show that the training works, not what it would bring a larger model."
@@ -104,7 +105,7 @@ def write_report(
     body = [
         f"<h1>GRPO on profile {html.escape(summary['profile'])}</h1>",
         _paragraph(verdict_line(summary)),
-        _paragraph(TINY) if summary["profile"] == "tiny" else "",
+        _paragraph(TINY) if base_model(summary) == TINY_MODEL else "",
         *(f"<h2>{title}</h2>{_image(figure, title)}{text}" for title, figure, text in _pictures(summary, history)),
         f"<h2>Errors, before and after</h2>{_image(matrix, 'errors')}",
         f"<h2>Length and accuracy</h2>{_image(length_accuracy(base, trained), 'length and accuracy')}",
@@ -189,14 +190,22 @@ LICENCES = {  # of the base models: (lines of the hub's front matter, what the r
 }
 
 
+def base_model(summary: dict[str, Any]) -> str:
+    """The model that a summary is about, as protocol.json names it; an older summary's is its profile's."""
+    return summary.get("model") or portable(PROFILES[summary["profile"]].model)
+
+
 def model_card(summary: dict[str, Any]) -> str:
     """A model card (Markdown with the hub's front matter) from summary.json; what is not in it is "not measured"."""
-    profile, missing = get_profile(summary["profile"]), "not measured"
-    base, trained = portable(profile.model), summary.get("trained")
-    front, licence = LICENCES[base]
+    profile, missing = PROFILES[summary["profile"]], "not measured"
+    base, trained = base_model(summary), summary.get("trained")
+    on_hub = len(summary.get("weights") or "") != 64  # a revision of the hub, or a SHA-256 of what lay in a folder
+    where = f"page, https://huggingface.co/{base}" if on_hub else "folder, or whoever it came from"
+    front, licence = LICENCES.get(base, ("license: unknown", f"not known here; see the model's own {where}."))
     after = {name: percent(rate) for name, rate in trained.items()} if trained else {}
     facts = {
         "base model": f"{base} (profile {profile.name})",
+        **({"weights of the base model": summary["weights"]} if summary.get("weights") else {}),
         "trained on": f"the train split of {profile.dataset}, by GRPO alone (LoRA adapter)",
         "optimizer steps, seed": f"{summary.get('train_steps', missing)}, {summary.get('seed', missing)}",
         "training time": f"{summary['train_seconds']:,.0f} s" if "train_seconds" in summary else missing,
@@ -207,15 +216,16 @@ def model_card(summary: dict[str, Any]) -> str:
         f"| {_cell(name)} | {percent(rate)} | {after.get(name, missing)} |" for name, rate in summary["base"].items()
     ]
     doubt = "The base is a teaching model: the gain shows that training works, not what it would bring elsewhere."
-    if profile.name != "tiny":
-        front += f"\nbase_model: {base}\ndatasets: [openai/gsm8k]"
+    if base != TINY_MODEL:
+        front += f"\nbase_model: {base}" if on_hub else ""
+        front += "\ndatasets: [openai/gsm8k]" if profile.dataset == "gsm8k" else ""
         doubt = "Whether the base model has seen the test questions before is not known."
     unmeasured = "" if trained else f" Trained model, flips and p-value: {missing}."
     return f"""---
 {front}
 tags: [grpo, lora, maths]
 ---
-# {profile.model.rpartition("/")[2]}, trained with GRPO
+# {_cell(base.rpartition("/")[2])}, trained with GRPO
 
 Works out grade-school maths between `<reasoning>` tags, then gives the number between `<answer>` tags (GRPO-Math).
 

@@ -40,13 +40,13 @@ from utils.experiments.findings import Row
 from utils.experiments.short_run import Trained, train_briefly
 from utils.files import differences, in_use, portable, sha256, write_json, write_text
 from utils.model.policy import Policy, load_policy
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.rewards.functions import RewardFunction, correctness_reward, format_reward
 from utils.setup import machine, versions
 
 Choice = Callable[[list[Question], int, Policy], list[Question]]
 
-START = get_profile("tiny").replace(  # spelled out: the rows stay comparable when the profile's own numbers move
+START = PROFILES["tiny"].replace(  # spelled out: the rows stay comparable when the profile's own numbers move
     steps=20,
     prompts_per_step=4,
     group_size=8,

@@ -21,11 +21,11 @@ from utils.data.questions import Question, load_questions
 from utils.evaluation.evaluate import evaluate, rates
 from utils.files import read_jsonl
 from utils.model.policy import Policy, load_policy
-from utils.model.profiles import Profile, get_profile
+from utils.model.profiles import PROFILES, Profile
 from utils.rewards.functions import RewardFunction, strict_metric
 from utils.training.grpo import build_trainer, training_questions
 
-PROFILE = get_profile("tiny").replace(steps=20, prompts_per_step=4, micro_batch=32)
+PROFILE = PROFILES["tiny"].replace(steps=20, prompts_per_step=4, micro_batch=32)
 HELD_OUT = 200  # the last questions of the validation split; the bank holds its first
 
 OnStep = Callable[[list[dict[str, Any]], int], None]

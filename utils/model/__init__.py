@@ -2,6 +2,7 @@
 
 profiles    the numbers of each kind of machine
 weights     do the weights in a folder land in the model?
+gguf_file   a model in one file of llama.cpp, loaded whole
 policy      load a model, put an adapter on it, ask it
 decoding    a short decoding loop for small models, prompts read once
 """

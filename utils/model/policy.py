@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.questions import Question, chat_prompt, prompt_tokens, within_budget
-from utils.model.profiles import Profile
+from utils.model.gguf_file import gguf_tokenizer, load_gguf
+from utils.model.profiles import Profile, is_gguf
 from utils.model.weights import check_adapter_fits, check_model_folder, read_adapter
 
 ENGINES = ("unsloth+vllm", "unsloth", "transformers")
@@ -60,11 +61,13 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
         check_adapter(adapter)
     if Path(profile.model).is_dir():  # what comes from the hub is checked by its hashes
         check_model_folder(Path(profile.model))
-    loaders = _gpu_loaders() if profile.unsloth else {"transformers": _load_transformers}
+    loaders = _gpu_loaders() if profile.unsloth and not is_gguf(profile.model) else {"transformers": _load_transformers}
     for engine, load in loaders.items():
         try:
             model, tokenizer = load(profile)
         except Exception as error:  # whatever the engine's import or CUDA raised, the next engine is the mend
+            if is_gguf(profile.model) and isinstance(error, ImportError | ValueError):  # it names file and mend
+                raise
             if engine == list(loaders)[-1]:
                 raise RuntimeError(
                     f"profile {profile.name}: {profile.model} could not be loaded with {engine} "
@@ -180,28 +183,46 @@ def check_adapter(folder: str | Path, policy: Policy | None = None) -> Path:
 
 def _load_transformers(profile: Profile) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    if is_gguf(profile.model):
+        model, tokenizer = load_gguf(Path(profile.model), getattr(torch, profile.dtype))
+        return model.to(_device()), tokenizer
     options: dict[str, Any] = {
         "dtype": getattr(torch, profile.dtype),
         "trust_remote_code": False,
         "use_safetensors": True,
     }
-    if torch.cuda.is_available():
-        options["device_map"] = {"": 0}
-        if profile.unsloth:
-            from transformers import BitsAndBytesConfig
+    if (device := _device()) != "cpu":
+        options["device_map"] = {"": device}
+    if torch.cuda.is_available() and profile.unsloth:
+        from transformers import BitsAndBytesConfig
 
-            options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=getattr(torch, profile.dtype),
-            )
-    elif torch.backends.mps.is_available():
-        options["device_map"] = {"": "mps"}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, profile.dtype),
+        )
     model = AutoModelForCausalLM.from_pretrained(profile.model, **options)
-    return model.eval(), AutoTokenizer.from_pretrained(profile.model, trust_remote_code=False)
+    return model.eval(), load_tokenizer(profile.model)
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model, from its folder, its .gguf file or the hub. Raises as `load_policy`."""
+    from transformers import AutoTokenizer
+
+    if is_gguf(model):
+        return gguf_tokenizer(Path(model))
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _gpu_loaders() -> dict[str, Callable[[Profile], tuple[Any, Any]]]:
@@ -234,8 +255,18 @@ def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
 
 
 def add_lora(policy: Policy, seed: int) -> Any:
-    """Put a fresh LoRA adapter on all linear layers of `policy.model` and return the model to train."""
+    """Put a fresh LoRA adapter on all linear layers of `policy.model` and return the model to train.
+
+    Raises:
+        ValueError: the model has no layers of those names.
+    """
     p = policy.profile
+    layers = {name.rpartition(".")[2] for name, _ in policy.model.named_modules()}
+    if missing := [name for name in LORA_TARGETS if name not in layers]:
+        raise ValueError(
+            f"{p.model} is a {policy.model.config.model_type} without the layers {', '.join(missing)}, which LoRA "
+            "trains here; train a model that is built like Qwen2 or Llama (evaluating this one works)"
+        )
     if policy.engine.startswith("unsloth"):
         from unsloth import FastLanguageModel
 

@@ -1,14 +1,17 @@
 """Profiles: the numbers a learner changes, one small set for each kind of machine.
 
 The code path is the same for all of them; only these numbers differ. `GRPO_PROFILE` overrides the choice that
-`pick_profile()` makes from the machine it finds.
+`pick_profile()` makes from the machine it finds, and `GRPO_MODEL` replaces the model of whatever profile `get_profile`
+gives; `PROFILES` holds them as they are, for what was recorded with them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from utils.files import ROOT
 
@@ -24,7 +27,7 @@ class Profile:
     """
 
     name: str
-    model: str  # folder or hub name
+    model: str  # folder, .gguf file or hub name
     dataset: str  # "tiny" or "gsm8k"
     dtype: str  # "float32", "float16" or "bfloat16"
     steps: int  # optimizer steps
@@ -212,15 +215,58 @@ PROFILES = {
 }
 
 
-def get_profile(name: str) -> Profile:
-    """The profile of that name.
+def get_profile(name: str, model: str | None = None) -> Profile:
+    """The profile of that name, with `model`, else the one in `GRPO_MODEL`, in the place of its own; see `find_model`.
 
     Raises:
-        ValueError: no such profile.
+        ValueError: no such profile, or no such model.
     """
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
-    return PROFILES[name]
+    model = model or os.environ.get("GRPO_MODEL")
+    return PROFILES[name].replace(model=find_model(model)) if model else PROFILES[name]
+
+
+def is_gguf(model: str | Path) -> bool:
+    """Whether a model is one file of llama.cpp's format, by its name."""
+    return str(model).lower().endswith(".gguf")
+
+
+def is_local(model: str) -> bool:
+    """Whether a model lies on this machine, as opposed to a name of the hub."""
+    return os.path.isabs(model)
+
+
+def find_model(text: str) -> str:
+    """The absolute path of a model's folder or .gguf file, or a hub name as it is; nothing is imported or read through.
+
+    Raises:
+        ValueError: nothing is there, or what is there cannot be a model; names the mend.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if path.is_dir():
+        if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+            return str(path)
+        lacks = "weights in safetensors" if (path / "config.json").is_file() else "config.json"
+        mend = "copy it again, whole, or give a model that has them"
+        if (path / "adapter_config.json").is_file():
+            mend = "it is an adapter: give the model that it was trained on, and this with --adapter"
+        elif files := sorted(path.glob("*.gguf")):
+            mend = f"for the file in it, give {files[0]}"
+        raise ValueError(f"the model folder {path} holds no {lacks}; {mend}")
+    if path.is_file():
+        with path.open("rb") as file:
+            if is_gguf(path) and file.read(4) == b"GGUF":
+                return str(path)
+        raise ValueError(
+            f"the model file {path} is no GGUF; give a file NAME.gguf, or the folder that holds config.json"
+        )
+    if is_gguf(text) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text):
+        raise ValueError(
+            f"there is no model {text!r} (looked from {os.getcwd()}): give a folder with config.json and safetensors, "
+            "a .gguf file, or a hub name such as Qwen/Qwen2.5-0.5B-Instruct"
+        )
+    return text
 
 
 def pick_profile() -> str:

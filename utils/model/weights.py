@@ -32,6 +32,11 @@ def outline(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
+def tied_names(model: Any) -> Collection[str]:
+    """The tensors that a model shares with others, so that its files need not hold them."""
+    return (model._tied_weights_keys or ()) if model.config.tie_word_embeddings else ()
+
+
 def read_adapter(folder: Path) -> tuple[dict[str, Any], Shapes]:
     """Configuration and tensors of a plain LoRA adapter.
 
@@ -140,7 +145,7 @@ def check_adapter_fits(folder: Path, model: str, model_config: Any) -> None:
     """
     config, found = read_adapter(folder)
     theirs = config.get("base_model_name_or_path") or model
-    mend = "use the profile it was trained with"
+    mend = "use the profile it was trained with, and the same --model"
     if other_base(theirs, model):
         raise ValueError(f"the adapter in {folder} was trained on {theirs[:80]}, and this is {portable(model)}; {mend}")
     try:
@@ -152,9 +157,9 @@ def check_adapter_fits(folder: Path, model: str, model_config: Any) -> None:
 
 
 def other_base(one: str, other: str) -> bool:
-    """Whether two names are known to be of different models: two of the hub, two folders, or one of each."""
+    """Whether two names are known to be of different models: two of the hub, two folders or files, or one of each."""
     names = (one, other)
-    places = [next((p for p in (Path(name), ROOT / name) if os.path.isdir(p)), None) for name in names]
+    places = [next((p for p in (Path(name), ROOT / name) if os.path.exists(p)), None) for name in names]
     if all(places):
         return not places[0].samefile(places[1]) and _hashes(places[0]) != _hashes(places[1])
     if any(
@@ -166,8 +171,8 @@ def other_base(one: str, other: str) -> bool:
     return _plain_name(one) != _plain_name(other)
 
 
-def _hashes(folder: Path) -> list[str]:
-    return [sha256(file) for file in sorted(folder.glob("*.safetensors"))]
+def _hashes(model: Path) -> list[str]:
+    return [sha256(file) for file in ([model] if model.is_file() else sorted(model.glob("*.safetensors")))]
 
 
 def _plain_name(name: str) -> str:
@@ -206,9 +211,10 @@ def check_model_folder(folder: Path) -> None:
         }
         model = outline(config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        tied = (model._tied_weights_keys or ()) if config.tie_word_embeddings else ()
         wrong = misfit(
-            {name: s for name, s in found.items() if not name.endswith("rotary_emb.inv_freq")}, expected, tied
+            {name: s for name, s in found.items() if not name.endswith("rotary_emb.inv_freq")},
+            expected,
+            tied_names(model),
         )
     except Exception as error:  # its own words, or those of the architecture about the configuration
         wrong = f"{error}"[:300]

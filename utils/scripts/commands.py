@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_jsonl, write_bytes, write_json, write_text
-from utils.model.profiles import PROFILES, get_profile
+from utils.model.profiles import PROFILES, find_model, get_profile
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
 FULL = (
@@ -34,6 +34,7 @@ FULL = (
     "inline_container",
     "PytorchStreamWriter",
 )  # as libraries say it
+EMBEDDED = {"GRPO_PROFILE": "tiny", "GRPO_MODEL": ""}  # what the whole series and the committed notebooks run on
 NAME_BYTES = 255  # of a file or folder, on all usual file systems
 
 # -------------------------------------------------------------------------------------------------- options
@@ -96,6 +97,14 @@ def existing_file(text: str) -> str:
     return path
 
 
+def model(text: str) -> str:
+    """Absolute path of a model, or its hub name."""
+    try:
+        return find_model(text)
+    except (ValueError, OSError) as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
 def whole_number(least: int, most: int | None = None):
     """Argument type: an integer from `least` to `most`."""
     span = f"from {least} to {most}" if most else f"of at least {least}"
@@ -132,6 +141,12 @@ def build_parser() -> ArgumentParser:
             "t4, l4, a100: Qwen2.5-3B-Instruct on that GPU, with the packages of requirements.txt"
         )
         command.add_argument("--profile", required=True, choices=tuple(PROFILES), metavar="P", help=where)
+        command.add_argument(
+            "--model",
+            type=model,
+            metavar="M",
+            help="folder, .gguf file or hub name, in the place of the profile's model; default: GRPO_MODEL, if set",
+        )
         command.add_argument(
             "--output", required=True, type=output_folder, metavar="DIR", help="folder for the results"
         )
@@ -259,10 +274,10 @@ def train(args: Namespace) -> None:
     from utils.training.grpo import train as run
     from utils.training.preflight import preflight, summary, text_table
 
-    profile = get_profile(args.profile)
+    profile = get_profile(args.profile, args.model)
     changes = {"dataset": args.dataset, "steps": args.max_steps}
     profile = profile.replace(**{name: value for name, value in changes.items() if value is not None})
-    if profile.name != "tiny":  # for tiny there is nothing to download, and it fits anywhere
+    if profile.model != PROFILES["tiny"].model:  # there is nothing to download, and it fits anywhere
         checks = preflight(profile)
         print(text_table(checks))
         if any(check.verdict == "fail" for check in checks):
@@ -289,7 +304,7 @@ def evaluate(args: Namespace) -> None:
     from utils.setup import versions
 
     facts = training_facts(args.adapter)  # damage is named before minutes go into the base model
-    profile, output, start = get_profile(args.profile), Path(args.output), time.perf_counter()
+    profile, output, start = get_profile(args.profile, args.model), Path(args.output), time.perf_counter()
     questions = read_questions(args.questions) if args.questions else load_questions(profile.dataset, "test")
     folders = {"base": output}
     if args.adapter:
@@ -326,7 +341,7 @@ def evaluate(args: Namespace) -> None:
         adapter=args.adapter,
         **facts,
         **({"too_long": too_long} if too_long else {}),
-        protocol_hash=evaluations["base"].header["protocol_hash"],
+        **{name: evaluations["base"].header[name] for name in ("model", "weights", "protocol_hash")},
         total_seconds=round(time.perf_counter() - start, 1),
     )
     write_json(output / "summary.json", summary)
@@ -414,7 +429,7 @@ def run_series(output: Path) -> dict[str, Any]:
 
     start = time.perf_counter()
     for notebook in NOTEBOOKS:
-        environment = {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": str(output)}
+        environment = EMBEDDED | {"GRPO_RUN_DIR": str(output)}
         seconds = execute(notebook, output / "notebooks" / notebook.name, environment, tell)
         tell(f"{notebook.stem}: done in {seconds:.0f} s", end="\n")
     summary = read_json(output / "summary.json", "run the series again: run.py")
@@ -438,7 +453,7 @@ def write_notebooks(args: Namespace) -> None:
             write_text(page, addressed(page.read_text(encoding="utf-8"), *origin()))
         for notebook in NOTEBOOKS:
             written = Path(folder) / notebook.name
-            seconds = execute(notebook, written, {"GRPO_PROFILE": "tiny", "GRPO_RUN_DIR": folder}, tell)
+            seconds = execute(notebook, written, EMBEDDED | {"GRPO_RUN_DIR": folder}, tell)
             minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
             write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
             tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")

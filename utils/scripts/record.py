@@ -33,7 +33,7 @@ from utils.evaluation.evaluate import correct_counts, evaluate
 from utils.evaluation.figures import card_figure
 from utils.files import ROOT, read_jsonl, write_bytes, write_json, write_text
 from utils.model.policy import Policy, generate, load_policy, with_adapter
-from utils.model.profiles import get_profile
+from utils.model.profiles import PROFILES
 from utils.rewards.bank import FOLDER as BANK
 from utils.rewards.bank import Group
 from utils.setup import machine, versions
@@ -51,7 +51,7 @@ BANK_SEED, BANK_TEMPERATURE = 0, 1.0
 
 def record(seeds: tuple[int, ...] = SEEDS) -> None:
     """Train and evaluate every seed and write its folder."""
-    profile = get_profile("tiny")
+    profile = PROFILES["tiny"]
     questions = load_questions(profile.dataset, "test")
     policy = load_policy(profile)
     base = evaluate(policy, questions)
@@ -172,7 +172,7 @@ def save_bank(groups: Sequence[Group], folder: str | Path, provenance: dict[str,
 
 def record_bank() -> None:
     """Sample the bank of assets/ from the embedded model and the adapter of seed 0."""
-    profile = get_profile("tiny")
+    profile = PROFILES["tiny"]
     questions = load_questions(profile.dataset, "validation")[:BANK_QUESTIONS]
     policy = load_policy(profile)
     set_seed(BANK_SEED)

@@ -12,14 +12,14 @@ measured, for only a GPU can show it: vLLM's KV cache, Unsloth's activations and
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.model.gguf_file import gguf_config
 from utils.model.policy import ENGINES, LORA_TARGETS
-from utils.model.profiles import QWEN_3B, Profile
+from utils.model.profiles import QWEN_3B, Profile, is_gguf
 
 GIB = 2**30
 _QWEN = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
@@ -39,14 +39,23 @@ def size(n: float) -> str:
 
 
 def model_config(model: str) -> dict[str, Any]:
-    """The config of a profile's model, without a network: from its folder, or from `SHAPES`.
+    """The config of a profile's model, without a network: from its folder or file, or from `SHAPES`.
 
     Raises:
-        ValueError: neither knows the model.
+        ValueError: neither knows the model, or it is of another build than this arithmetic is about.
+        ImportError: a .gguf file, without the package that reads it.
     """
-    path = Path(model) / "config.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+    if Path(model).exists():
+        from transformers import AutoConfig
+
+        try:
+            config = gguf_config(Path(model)) if is_gguf(model) else AutoConfig.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"the model in {model} has no configuration that can be read: {error}") from error
+        config = config.to_dict()
+        if lacking := [name for name in SHAPES[QWEN_3B] if name not in config]:
+            raise ValueError(f"{model} is a {config['model_type']} without {', '.join(lacking)}: not built as Qwen2 is")
+        return config
     if model not in SHAPES:
         raise ValueError(
             f"no config of {model} is at hand: give the folder it was downloaded to, or {', '.join(SHAPES)}"
@@ -105,7 +114,7 @@ def memory_model(
     r LoRA rank, V vocabulary; w bytes of the compute type:
 
     - weights: 4-bit `nf4_bytes` for the layers' matrices, 2 bytes for embeddings, biases and norms; else w for all.
-      (Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
+      (A .gguf file is unpacked: w. Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
     - adapters: 4 bytes (bfloat16 on 4-bit weights in plain TRL: 2), and 2 for vLLM's copy; gradients alike.
     - KV cache: 2 * layers * k * w for each token of all completions of a step. With vLLM and `gpu_bytes`: what its
       share leaves beside the weights; in standby it is given back while the model is trained.
@@ -122,7 +131,8 @@ def memory_model(
         gpu_bytes: memory of the GPU; None on a CPU.
     """
     engine = engine or ENGINES[0 if profile.unsloth else 2]
-    unsloth, four_bit, w = engine != "transformers", profile.unsloth, 4 if profile.dtype == "float32" else 2
+    unsloth, four_bit = engine != "transformers", profile.unsloth and not is_gguf(profile.model)
+    w = 4 if profile.dtype == "float32" else 2
     h, i, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     k, heads, r = _head_size(config) * config["num_key_value_heads"], config["num_attention_heads"], profile.lora_rank
     length = profile.max_prompt_tokens + profile.max_completion_tokens

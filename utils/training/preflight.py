@@ -20,7 +20,7 @@ from typing import Any
 from utils.data.questions import Question
 from utils.files import ROOT
 from utils.model.policy import Policy, generate
-from utils.model.profiles import PROFILES, QWEN_3B, Profile
+from utils.model.profiles import PROFILES, QWEN_3B, Profile, is_gguf, is_local
 from utils.plots import histogram
 from utils.setup import installed, read_pins
 from utils.stats import wilson_interval
@@ -79,7 +79,7 @@ def _gpu(profile: Profile) -> Check:
 
 def expected_engine(profile: Profile) -> str:
     """The entry of `policy.ENGINES` that the installed packages allow."""
-    if not profile.unsloth or not installed("unsloth"):
+    if not profile.unsloth or is_gguf(profile.model) or not installed("unsloth"):
         return "transformers"
     return "unsloth+vllm" if installed("vllm") else "unsloth"
 
@@ -137,7 +137,7 @@ def _disk(profile: Profile) -> Check:
         config = model_config(profile.model)
     except ValueError as error:
         return Check("disk", f"{size(free)} free, the need is not estimated", "warn", str(error))
-    download = 0 if Path(profile.model).is_dir() else 2 * sum(parameters(config))
+    download = 0 if is_local(profile.model) else 2 * sum(parameters(config))
     lora = lora_tensors(config, profile.lora_rank)
     checkpoints = 3 * (4 * sum(lora) + adam_bytes(lora, profile.unsloth))  # two are kept while the next is written
     found = (
@@ -178,7 +178,7 @@ def _tokens(profile: Profile) -> Check:
 def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
     """(seconds of the whole run, where the figure comes from); None where nothing like it was measured."""
     completions = profile.steps * profile.completions_per_step
-    if profile.name == "tiny":
+    if profile.model == PROFILES["tiny"].model:
         runs = [json.loads(p.read_text(encoding="utf-8")) for p in (ROOT / "assets/runs/tiny").glob("*/training.json")]
         each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES["tiny"].completions_per_step
         return completions * each, f"from {len(runs)} recorded runs on 2 CPU cores"

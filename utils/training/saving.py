@@ -16,7 +16,9 @@ from pathlib import Path
 
 from utils.data.questions import Question
 from utils.files import replace_folder, write_text
+from utils.model.gguf_file import load_gguf
 from utils.model.policy import Policy, check_adapter, generate
+from utils.model.profiles import is_gguf
 
 
 def save_merged(policy: Policy, folder: str | Path, dtype: str = "float16") -> Path:
@@ -35,11 +37,15 @@ def save_merged(policy: Policy, folder: str | Path, dtype: str = "float16") -> P
         options = {"save_method": "merged_16bit", "safe_serialization": None}
         policy.model.save_pretrained_merged(str(temporary), policy.tokenizer, **options)
     else:
+        import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        how = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
-        base = AutoModelForCausalLM.from_pretrained(policy.profile.model, **how)
+        if is_gguf(policy.profile.model):
+            base = load_gguf(Path(policy.profile.model), getattr(torch, dtype))[0]
+        else:
+            how = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+            base = AutoModelForCausalLM.from_pretrained(policy.profile.model, **how)
         merged = PeftModel.from_pretrained(base, check_adapter(policy.adapter)).merge_and_unload(safe_merge=True)
         merged.save_pretrained(temporary, safe_serialization=True)
         policy.tokenizer.save_pretrained(temporary)
