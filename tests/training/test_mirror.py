@@ -42,7 +42,10 @@ def make_checkpoint(run, step, settings=SETTINGS):
     (checkpoint / "ref").mkdir(parents=True, exist_ok=True)
     for name, size in CONTENT.items():
         numbers = torch.tensor(list(random.Random(f"{step} {name}").randbytes(size)), dtype=torch.uint8)
-        (save_file if name.endswith(".safetensors") else torch.save)({"numbers": numbers}, checkpoint / name)
+        if name.endswith(".safetensors"):
+            save_file({"numbers": numbers.half()}, checkpoint / name)
+        else:
+            torch.save({"numbers": numbers}, checkpoint / name)
     (checkpoint / "ref/weights.bin").write_bytes(bytes(900))
     write_json(
         checkpoint / "adapter_config.json",
