@@ -51,7 +51,7 @@ def test_the_comment_on_installing_by_hand_names_the_pinned_torch():
 
 
 def test_what_only_some_tests_need_is_kept_out_of_the_set_up_that_everybody_runs():
-    assert set(read_pins(DEV_FILE)) == {"math-verify", "playwright", "scipy", "uv"}
+    assert set(read_pins(DEV_FILE)) == {"gguf", "math-verify", "playwright", "scipy", "uv"}
     assert not set(read_pins(DEV_FILE)) & {*read_pins(GPU_FILE), *read_pins(CPU_FILE)}
 
 

@@ -381,9 +381,11 @@ def _lose_nothing(folders: Sequence[Path], step: int, args: Any) -> None:
     """
     for folder in folders if step == 0 else folders[:1]:
         steps = [record["step"] for name in LOGS for record in read_log(folder / name)]
-        steps += [read_training(folder).get("steps", 0), *map(step_of, all_checkpoints(folder))]
-        reached, begun = max([step, *steps]), any(folder.glob(f"checkpoint-*/{MANIFEST}"))
-        if step == 0 and ((folder / "adapter").exists() or begun or reached > args.save_steps):
+        checkpoints = {step_of(each): (each / MANIFEST).exists() for each in all_checkpoints(folder)}
+        whole = [number for number, written in checkpoints.items() if written]
+        reached = max([step, read_training(folder).get("steps", 0), *steps, *whole])
+        later = max([reached, *checkpoints]) > args.save_steps
+        if step == 0 and ((folder / "adapter").exists() or whole or later):
             raise FileExistsError(
                 f"{folder} holds a run and no checkpoint that it can go on from; training would begin again at step 1 "
                 "and overwrite what is left of it. Choose another folder, or move or delete what is in this one"
