@@ -260,3 +260,15 @@ def test_the_command_in_the_mark_does_not_make_it_longer_than_filelock_reads(tmp
     with in_use(tmp_path):
         assert len((tmp_path / IN_USE).read_bytes()) < 1_024
         assert Path(tmp_path / IN_USE).read_text().count("\n") == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell which process has ended")
+def test_a_process_that_was_killed_and_is_still_listed_holds_nothing(tmp_path):
+    """A zombie: its parent, as a notebook that started it, has not asked how it ended."""
+    code = "import os, sys; from utils.files import in_use\nwith in_use(sys.argv[1]): os.kill(os.getpid(), 9)"
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert (tmp_path / IN_USE).exists()
+    with in_use(tmp_path):
+        assert f"pid={os.getpid()}\n" in (tmp_path / IN_USE).read_text()
+    assert child.wait() == -signal.SIGKILL

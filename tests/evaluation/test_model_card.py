@@ -102,3 +102,11 @@ def test_the_card_names_the_model_that_was_used_and_does_not_guess_its_licence(m
 def test_the_embedded_model_keeps_its_card_when_it_is_named():
     named = model_card(SUMMARY | {"model": "assets/tiny_model", "weights": SHA})
     assert named.replace(f"| weights of the base model | {SHA} |\n", "") == model_card(SUMMARY)
+
+
+def test_what_the_verdict_quotes_is_no_markup_either():
+    source = "a|b<img src=x> ![p](http:e) `c`.jsonl line 4"
+    row = {"source": source, "id": "0" * 16, "tokens": 9_999}
+    card = model_card(SUMMARY | {"too_long": {"budget": 1_952, "questions": [row]}})
+    assert not any(sign in card for sign in ("<img", "](http", "`c`", "a|b"))
+    assert source in html.unescape(card)

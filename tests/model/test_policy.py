@@ -269,8 +269,9 @@ def test_end_tokens_are_those_of_tokenizer_and_model_each_once(two_ends):
     assert end_tokens(two_ends.model, two_ends.tokenizer) == [first, second]
     plain = load_policy(TINY)
     assert end_tokens(plain.model, plain.tokenizer) == [first]
-    plain.model.config.eos_token_id = 7
-    assert end_tokens(plain.model, plain.tokenizer) == [first, 7]
+    for declared in (7, [7], (7,)):
+        plain.model.config.eos_token_id = declared
+        assert end_tokens(plain.model, plain.tokenizer) == [first, 7]
 
 
 @pytest.mark.slow

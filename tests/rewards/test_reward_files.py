@@ -156,6 +156,10 @@ IS_NO_REWARD = {
     "yields": (doing("yield from [1.0 for c in completions]"), "mine returned generator, not a list"),
     "async": (doing("return [1.0]", "async def mine(completions, **k):"), "is an async function.* write it with def"),
     "exits": (doing("sys.exit(0)"), r"mine raised SystemExit: 0 \(line 3\) on completion 0"),
+    "raises what cannot be printed": (
+        "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n" + doing("raise Odd"),
+        r"mine raised Odd \(line 6\) on completion 0",
+    ),
     "quits": (doing("raise SystemExit"), r"mine raised SystemExit \(line 3\)"),
     "cancels": (doing("raise asyncio.CancelledError"), "mine raised CancelledError"),
     "ends a generator": (doing("raise GeneratorExit"), "mine raised GeneratorExit"),

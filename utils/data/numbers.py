@@ -264,12 +264,10 @@ def _exact(digits: str) -> Fraction:
 
 # ------------------------------------------------------------------------------------- the last number of a text
 
-_MARKER = (
-    re.compile(  # of an item in a list, where a line or a sentence begins: "3. ", "**2)** ", "(1) ", "2.1. ", "4 - Add"
-        r"(^[ \t>*_#+•-]*+[(\[]?|(?<=[.:;!?]\s)\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
-        r"(?:[.)\]:](?=[*_\s]|$|(?<=\))[A-Za-z])|[ \t]?-[ \t](?=[A-Z*])|\Z)",
-        re.MULTILINE,
-    )
+_MARKER = re.compile(  # of a list's item: "3. ", "**2)** ", "(1) ", "2.1. ", "4 - Add"
+    r"(^[ \t>*_#+•-]*+[(\[]?|(?<=[.:;!?]\s)\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
+    r"(?:[.)\]:](?=[*_\s]|$|(?<=\))[A-Za-z])|[ \t]?-[ \t](?=[A-Z*])|\Z)",
+    re.MULTILINE,
 )
 _LISTED = re.compile(  # what stands between two numbers where one would have to choose
     r"\s?(?:[,;]\s?(?:or\s)?|or\s)\$?"  # 41, 42
