@@ -630,6 +630,7 @@ STATED = [
     ("The answer is 41. Wait, 6 * 7 = 42. So it's 42.", "42", "taken back"),
     ("I thought the answer is 41, but actually it's 42.", "42", "taken back"),
     ("The answer to the first part is 41. Then there are 42.", "42", "a part"),
+    ("Is the answer: 41? No.\nTotal: 42", "42", "a question is no statement"),
     # the last one decides, whatever its kind
     (r"<answer>40</answer> \boxed{41} #### 42", "42", "hashes last"),
     (r"#### 40\n\boxed{41} <answer>42</answer>", "42", "tag last"),

@@ -13,7 +13,7 @@ import torch
 from utils.data.answers import is_correct
 from utils.evaluation.evaluate import RATES
 from utils.files import IN_USE, ROOT
-from utils.scripts.commands import counter
+from utils.scripts.commands import counter, main
 from utils.stats import wilson_interval
 
 pytestmark = pytest.mark.slow
@@ -374,3 +374,11 @@ def test_an_old_terminal_and_a_name_beyond_it_do_not_lose_a_training(tmp_path):
     done = command(*TRAIN, "--output", tmp_path / "é ☃", env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "\\u2603/adapter" in done.stdout, done.stderr
     assert (tmp_path / "é ☃" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_with_the_mend(tmp_path):
+    (tmp_path / "completions.jsonl").write_text('{"question": "6 * 7?", "gold": "42", "completion": "42"}\n')
+    (tmp_path / "card.json").mkdir()
+    with pytest.raises(SystemExit, match="card.json.*Something else is expected there: move that away and call this"):
+        main(["score", str(tmp_path)])
+    assert (tmp_path / "card.json").is_dir() and (tmp_path / "error.log").is_file(), "the log is where it happened"
