@@ -270,3 +270,11 @@ def _install_missing(pins: dict[str, str], kept: dict[str, str], where: str) -> 
             f"the installer reported success, but {', '.join(still)} cannot be found at the pinned version by "
             f"{sys.executable}; choose {RESTART[where]}"
         )
+
+
+def ram_bytes() -> int:
+    """RAM: what is available where the system tells (Linux), else all there is."""
+    if Path("/proc/meminfo").exists():
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

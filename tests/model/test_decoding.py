@@ -11,7 +11,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 from utils.data.questions import load_questions
 from utils.files import ROOT
 from utils.model import decoding
-from utils.model.decoding import LARGEST, decode, suits
+from utils.model.decoding import decode
+from utils.model.network import LARGEST, suits
 from utils.model.policy import load_policy, render_prompt, with_adapter
 from utils.model.profiles import get_profile
 

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,6 @@ from utils.data.rows import check_format, check_text, number_text, parse_row
 from utils.data.tiny_world import SHIFTS, SPLIT_SIZES, shifted, tiny_split
 from utils.setup import require
 
-SYSTEM_PROMPT = (
-    "Work through the problem step by step between <reasoning> and </reasoning>. "
-    "Then write only the final number between <answer> and </answer>."
-)
 DATASETS = {  # name: its splits
     "tiny": tuple(SPLIT_SIZES),
     "gsm8k": tuple(SPLIT_SIZES),
@@ -174,40 +169,6 @@ def hold_out(questions: list[Question], count: int, seed: int = 0) -> tuple[list
         raise ValueError(f"cannot hold out {count} of {len(questions)} questions; ask for fewer")
     chosen = set(random.Random(seed).sample(range(len(questions)), count))
     return ([q for i, q in enumerate(questions) if i not in chosen], [questions[i] for i in sorted(chosen)])
-
-
-def chat_prompt(question: str) -> list[dict[str, str]]:
-    """The two messages every model in this project is asked with, before and after training."""
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
-
-
-def prompt_tokens(tokenizer: Any, question: str) -> int:
-    """Tokens of a question's prompt, rendered; of one beyond 50,000 characters a close count, in little memory."""
-    text = tokenizer.apply_chat_template(chat_prompt(question), tokenize=False, add_generation_prompt=True)
-    pieces = (text[start : start + 50_000] for start in range(0, len(text), 50_000))
-    return sum(len(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]) for piece in pieces)
-
-
-def within_budget(
-    questions: Sequence[Question], tokenizer: Any, max_prompt_tokens: int
-) -> tuple[list[Question], list[Question]]:
-    """Split questions into (those whose rendered prompt fits `max_prompt_tokens`, those too long).
-
-    The second list is returned, not dropped, so that the caller says how many were left out.
-    """
-    room = max_prompt_tokens - prompt_tokens(tokenizer, "x")
-    fits: list[Question] = []
-    too_long: list[Question] = []
-    for q in questions:
-        surely = _most_tokens(q.question) <= room  # most are: counting takes the longer of the two by far
-        fit = surely or prompt_tokens(tokenizer, q.question) <= max_prompt_tokens
-        (fits if fit else too_long).append(q)
-    return fits, too_long
-
-
-def _most_tokens(text: str) -> int:
-    """No token is less than a byte, and Unicode normalisation (NFC) makes at most three bytes of one."""
-    return len(text) if text.isascii() else 3 * len(text.encode("utf-8", "surrogatepass"))
 
 
 def strip_annotations(solution: str) -> str:

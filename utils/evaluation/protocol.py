@@ -25,7 +25,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from utils.data import questions as data
 from utils.data.answers import RULES
 from utils.data.questions import Question, to_question
 from utils.data.rows import check_format, check_text, number_text, parse_row
@@ -96,7 +95,7 @@ def protocol_of(
 ) -> Protocol:
     """The protocol under which `policy` answers these questions now."""
     return Protocol(
-        system_prompt=data.SYSTEM_PROMPT,
+        system_prompt=policy.profile.system_prompt,
         template=hashlib.sha256(render_prompt(policy, "").encode()).hexdigest(),
         engine=policy.engine,
         dtype=policy.profile.dtype,

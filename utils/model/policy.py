@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.data.questions import Question, chat_prompt, prompt_tokens, within_budget
+from utils.data.prompts import SYSTEM_PROMPT, chat_prompt, prompt_tokens, within_budget
+from utils.data.questions import Question
 from utils.model.gguf_file import gguf_tokenizer, load_gguf
 from utils.model.profiles import Profile, is_gguf
 from utils.model.weights import check_adapter_fits, check_model_folder, read_adapter
@@ -118,7 +119,7 @@ def check_tokenizer(tokenizer: Any, model: str, vocabulary: int) -> None:
 def _template_fault(tokenizer: Any) -> str | None:
     if not tokenizer.chat_template:
         return "it has no chat template, so it was not made to answer questions (a base model?)"
-    messages = chat_prompt(PROBE)
+    messages = chat_prompt(PROBE, SYSTEM_PROMPT)
 
     def render(messages: list[dict[str, str]], begin: bool) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin)
@@ -332,21 +333,22 @@ def fitting(policy: Policy, questions: Sequence[Question]) -> tuple[list[Questio
         ValueError: none fits.
     """
     budget = prompt_budget(policy)
-    fits, too_long = within_budget(questions, policy.tokenizer, budget)
+    fits, too_long = within_budget(questions, policy.tokenizer, budget, policy.profile.system_prompt)
     if too_long and not fits:
         raise ValueError(f"none of {len(too_long):,} questions fits: {_too_long(policy, too_long[0])}")
-    rows = [
-        {"source": q.row.get("source"), "id": q.id, "tokens": prompt_tokens(policy.tokenizer, q.question)}
-        for q in too_long
-    ]
+    rows = [{"source": q.row.get("source"), "id": q.id, "tokens": _prompt_tokens(policy, q)} for q in too_long]
     return fits, {"budget": budget, "questions": rows} if rows else {}
+
+
+def _prompt_tokens(policy: Policy, question: Question) -> int:
+    return prompt_tokens(policy.tokenizer, question.question, policy.profile.system_prompt)
 
 
 def _too_long(policy: Policy, question: Question) -> str:
     cap, budget = policy.profile.max_completion_tokens, prompt_budget(policy)
     where = question.row.get("source", repr(question.question[:80]))
     return (
-        f"the prompt of {where} has {prompt_tokens(policy.tokenizer, question.question):,} tokens, and a context of "
+        f"the prompt of {where} has {_prompt_tokens(policy, question):,} tokens, and a context of "
         f"{budget + cap:,} has room for {budget:,} beside an answer of {cap:,}; shorten the question, or use a profile "
         "with a longer context"
     )
@@ -374,7 +376,7 @@ def batches(
     Raises:
         ValueError: a prompt is over the `prompt_budget`; `fitting` sorts such questions out.
     """
-    if too_long := within_budget(questions, policy.tokenizer, prompt_budget(policy))[1]:
+    if too_long := within_budget(questions, policy.tokenizer, prompt_budget(policy), policy.profile.system_prompt)[1]:
         raise ValueError(_too_long(policy, too_long[0]))
     order = list(range(len(questions)))
     if policy.engine == "unsloth+vllm":
@@ -391,13 +393,15 @@ def batches(
 
 def render_prompt(policy: Policy, question: str) -> str:
     """A question as the model reads it: system prompt and chat template around it."""
-    return policy.tokenizer.apply_chat_template(chat_prompt(question), tokenize=False, add_generation_prompt=True)
+    messages = chat_prompt(question, policy.profile.system_prompt)
+    return policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def _generate_batch(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
     import torch
 
-    from utils.model.decoding import decode, suits
+    from utils.model.decoding import decode
+    from utils.model.network import suits
 
     tokenizer, cap = policy.tokenizer, policy.profile.max_completion_tokens
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.model.device)

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data.prompts import PROMPTS
 from utils.files import ROOT
 
 QWEN_3B = "Qwen/Qwen2.5-3B-Instruct"
@@ -38,6 +39,7 @@ class Profile:
     max_prompt_tokens: int
     max_completion_tokens: int
     context_tokens: int  # what the model is loaded for: prompt + completion
+    prompt: str = "layout and example"  # entry of `PROMPTS`
     unsloth: bool = False  # 4-bit weights through Unsloth, vLLM for generation
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -48,6 +50,10 @@ class Profile:
     temperature: float = 1.0  # of sampling in training; evaluation is greedy
     save_every: int = 25  # optimizer steps between checkpoints
     eval_batch: int = 32  # prompts in one batch of greedy decoding
+
+    @property
+    def system_prompt(self) -> str:
+        return PROMPTS[self.prompt]
 
     @property
     def completions_per_step(self) -> int:
@@ -66,6 +72,8 @@ class Profile:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"profile {self.name}: {field} must be at least 1, got {getattr(self, field)}")
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"profile {self.name}: prompt must be one of {', '.join(PROMPTS)}, got {self.prompt!r}")
         if self.group_size < 2:
             raise ValueError(
                 f"profile {self.name}: group_size must be at least 2, got {self.group_size}: "
@@ -134,6 +142,7 @@ PROFILES = {
             max_prompt_tokens=1024,
             max_completion_tokens=96,
             context_tokens=2048,
+            prompt="words",
             max_grad_norm=1.0,
             warmup_steps=0,
             lr_power=2.0,
@@ -145,17 +154,19 @@ PROFILES = {
             "laptop",
             "Qwen/Qwen2.5-0.5B-Instruct",
             "gsm8k",
-            "float32",
-            steps=50,
+            "bfloat16",
+            steps=150,
             prompts_per_step=2,
             group_size=8,
             micro_batch=4,
-            learning_rate=1e-5,
-            max_prompt_tokens=320,
-            max_completion_tokens=320,
+            learning_rate=1e-4,
+            max_prompt_tokens=400,
+            max_completion_tokens=200,
             context_tokens=1024,
-            save_every=5,
-            eval_batch=8,
+            lora_rank=8,
+            lora_alpha=16,
+            save_every=10,
+            eval_batch=64,
         ),
         Profile(
             "t4",
@@ -224,7 +235,19 @@ def get_profile(name: str, model: str | None = None) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
     model = model or os.environ.get("GRPO_MODEL")
-    return PROFILES[name].replace(model=find_model(model)) if model else PROFILES[name]
+    profile = PROFILES[name].replace(model=find_model(model)) if model else PROFILES[name]
+    if profile.dtype == "bfloat16" and not profile.unsloth and not _has_bfloat16():
+        return profile.replace(dtype="float32")
+    return profile
+
+
+def _has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 itself; what only imitates it is slower than float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def is_gguf(model: str | Path) -> bool:

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from utils.data.answers import extract_answer, is_correct, parse_completion
-from utils.data.questions import chat_prompt
+from utils.data.prompts import SYSTEM_PROMPT, chat_prompt
 from utils.files import ROOT
 from utils.rewards.contract import LARGEST, RewardProblem, distinct, name_of, named, number, pay, time_limit, told
 
@@ -235,7 +235,8 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 
 def columns(questions: Sequence[str], golds: Sequence[str]) -> dict[str, list[Any]]:
     """The keywords with which TRL calls a reward function on this project's datasets, besides `completions`."""
-    return {"prompts": [chat_prompt(q) for q in questions], "gold": list(golds), "question": list(questions)}
+    prompts = [chat_prompt(question, SYSTEM_PROMPT) for question in questions]
+    return {"prompts": prompts, "gold": list(golds), "question": list(questions)}
 
 
 # ---------------------------------------------------------------------- the commonly published reward set

@@ -26,7 +26,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from utils.data.questions import SYSTEM_PROMPT, strip_annotations
+from utils.data.prompts import PROMPTS, chat_prompt
+from utils.data.questions import strip_annotations
 from utils.data.tiny_world import LARGEST, Problem, problems
 from utils.files import write_json
 from utils.setup import versions
@@ -142,7 +143,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
     rng = random.Random(seed)
     stream = problems("train", seed)
-    texts = [SYSTEM_PROMPT, "system\n", "user\n", "assistant\n"] * 500
+    texts = [PROMPTS["words"], "system\n", "user\n", "assistant\n"] * 500
     for _ in range(8_000):
         problem = next(stream)
         texts += [problem.question, write(problem, (0.3, 0.2, 0.2, 0.2, 0.1), rng)]
@@ -193,9 +194,7 @@ def batches(
     rng = random.Random(seed)
     stream = problems("train", seed)
     frame = tokenizer.apply_chat_template(
-        [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "{question}"}],
-        tokenize=False,
-        add_generation_prompt=True,
+        chat_prompt("{question}", PROMPTS["words"]), tokenize=False, add_generation_prompt=True
     )
     for _ in range(steps):
         texts = [sums(rng) for _ in range(rows // 8)]

@@ -34,7 +34,8 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, set_seed
 
-from utils.data.questions import Question, chat_prompt, load_questions, within_budget
+from utils.data.prompts import chat_prompt, within_budget
+from utils.data.questions import Question, load_questions
 from utils.files import (
     ROOT,
     append_jsonl,
@@ -47,9 +48,9 @@ from utils.files import (
     write_json,
     write_jsonl,
 )
-from utils.model.decoding import share_prompts
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
 from utils.model.profiles import Profile
+from utils.model.prompt_sharing import completion_logps, share_prompts, without_logits
 from utils.model.weights import misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
@@ -171,10 +172,10 @@ def build_config(settings: dict[str, Any]) -> Any:
     return config
 
 
-def build_dataset(questions: Sequence[Question]) -> Dataset:
+def build_dataset(questions: Sequence[Question], system: str) -> Dataset:
     """TRL's columns: `prompt` (chat messages), `gold` and `question`, which the reward functions receive."""
     return Dataset.from_list(
-        [{"prompt": chat_prompt(q.question), "gold": q.gold, "question": q.question} for q in questions]
+        [{"prompt": chat_prompt(q.question, system), "gold": q.gold, "question": q.question} for q in questions]
     )
 
 
@@ -220,7 +221,7 @@ def build_trainer(
         model=model,
         args=config,
         processing_class=policy.tokenizer,
-        train_dataset=build_dataset(questions),
+        train_dataset=build_dataset(questions, profile.system_prompt),
         reward_funcs=[*map(recorder.recorded, rewards), recorder],
         callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
     )
@@ -236,7 +237,7 @@ def build_trainer(
 
 
 def _trainer_class(ends: Collection[int]) -> type:
-    """TRL's trainer, which knows the tokenizer's end token, made to know every one that ends a completion."""
+    """TRL's trainer, made to know every token that ends a completion, and to do without logits where it can."""
     from trl import GRPOTrainer
 
     class Trainer(GRPOTrainer):
@@ -255,6 +256,15 @@ def _trainer_class(ends: Collection[int]) -> type:
             metrics = self._metrics["train" if self.model.training else "eval"]
             metrics["completions/clipped_ratio"][-1] = self.accelerator.gather(cut_off).mean().item()
             return output
+
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+        ) -> tuple[Any, Any]:
+            if self.accelerator.num_processes == 1 and without_logits(model):
+                return completion_logps(model, input_ids, attention_mask, logits_to_keep, self.temperature)
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
 
     return Trainer
 
@@ -633,7 +643,9 @@ def save_adapter(model: Any, folder: Path) -> Path:
 
 def training_questions(profile: Profile, tokenizer: Any) -> list[Question]:
     """The train split of the profile's dataset, less the questions too long for its budget (how many is printed)."""
-    questions, too_long = within_budget(load_questions(profile.dataset, "train"), tokenizer, profile.max_prompt_tokens)
+    questions, too_long = within_budget(
+        load_questions(profile.dataset, "train"), tokenizer, profile.max_prompt_tokens, profile.system_prompt
+    )
     if too_long:
         print(
             f"{len(too_long)} of {len(questions) + len(too_long)} questions left out: their prompts exceed "

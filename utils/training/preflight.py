@@ -22,7 +22,7 @@ from utils.files import ROOT
 from utils.model.policy import Policy, generate
 from utils.model.profiles import PROFILES, QWEN_3B, Profile, is_gguf, is_local
 from utils.plots import histogram
-from utils.setup import installed, read_pins
+from utils.setup import installed, ram_bytes, read_pins
 from utils.stats import wilson_interval
 from utils.training.memory import GIB, adam_bytes, lora_tensors, memory_model, model_config, parameters, peak, size
 
@@ -112,14 +112,6 @@ def _memory(profile: Profile) -> Check:
                 mend = f"micro_batch={micro_batch} takes up to {size(less)} and trains the same"
                 break
     return Check(name, found, "fail" if name == "GPU memory" else "warn", mend)
-
-
-def ram_bytes() -> int:
-    """RAM: what is available where the system tells (Linux), else all there is."""
-    if Path("/proc/meminfo").exists():
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _ram() -> Check:
