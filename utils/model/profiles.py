@@ -162,6 +162,7 @@ PROFILES = {
             learning_rate=1e-4,
             max_prompt_tokens=400,
             max_completion_tokens=200,
+            temperature=0.7,
             context_tokens=1024,
             lora_rank=8,
             lora_alpha=16,

@@ -48,9 +48,9 @@ from utils.files import (
     write_json,
     write_jsonl,
 )
-from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy, until_end
+from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy
 from utils.model.profiles import Profile
-from utils.model.prompt_sharing import completion_logps, share_prompts, without_logits
+from utils.model.prompt_sharing import share_prompts
 from utils.model.weights import misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
@@ -202,6 +202,8 @@ def build_trainer(
     Raises:
         ValueError: too few questions for one step, or two rewards of one name.
     """
+    from utils.training.trainer import Trainer  # imports TRL, and Unsloth has to be there before
+
     profile, output = policy.profile, Path(output)
     rewards = distinct(REWARDS if rewards is None else rewards)
     if len(questions) < profile.prompts_per_step:
@@ -217,7 +219,8 @@ def build_trainer(
     config = build_config(defaults | {"generation_kwargs": how} | (settings or {}))
 
     recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size, ends)
-    trainer = _trainer_class(ends)(
+    trainer = Trainer(
+        ends=ends,
         model=model,
         args=config,
         processing_class=policy.tokenizer,
@@ -234,39 +237,6 @@ def build_trainer(
             if parameter.requires_grad:  # the float16 gradient scaler needs float32 adapters
                 parameter.data = parameter.data.float()
     return trainer
-
-
-def _trainer_class(ends: Collection[int]) -> type:
-    """TRL's trainer, made to know every token that ends a completion, and to do without logits where it can."""
-    from trl import GRPOTrainer
-
-    class Trainer(GRPOTrainer):
-        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-            ids, logprobs = super()._generate_single_turn(*args, **kwargs)
-            lengths = [until_end(each, ends) + 1 for each in ids]
-            cut = [
-                None if part is None else [e[:n] for e, n in zip(part, lengths, strict=True)]
-                for part in (ids, logprobs)
-            ]
-            return tuple(cut)
-
-        def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-            output = super()._generate(prompts)
-            cut_off = torch.tensor([float(ids[-1] not in ends) for ids in output[1]], device=self.accelerator.device)
-            metrics = self._metrics["train" if self.model.training else "eval"]
-            metrics["completions/clipped_ratio"][-1] = self.accelerator.gather(cut_off).mean().item()
-            return output
-
-        def _get_per_token_logps_and_entropies(
-            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
-        ) -> tuple[Any, Any]:
-            if self.accelerator.num_processes == 1 and without_logits(model):
-                return completion_logps(model, input_ids, attention_mask, logits_to_keep, self.temperature)
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-
-    return Trainer
 
 
 # ------------------------------------------------------------------------------------------ recording
