@@ -61,16 +61,20 @@ class Block:
 
 
 class Network:
-    """A model's weights in one of the layouts, and its forward pass for B rows of T tokens."""
+    """A model's weights in one of the layouts, and its forward pass for B rows of T tokens.
 
-    def __init__(self, model: Any):
+    Args:
+        lay: `plain` where adapters need their gradients; else the fastest that there is room for.
+    """
+
+    def __init__(self, model: Any, lay: Callable[..., Apply] | None = None):
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         config, body = whole.config, whole.model
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.width = config.hidden_size // self.heads
         self.eps, self.rope = config.rms_norm_eps, body.rotary_emb
         self.embedding, self.norm = body.embed_tokens.weight, body.norm.weight
-        lay = merged if model.num_parameters() <= SMALL else packed if _packs(whole) else plain
+        lay = lay or (merged if model.num_parameters() <= SMALL else packed if _packs(whole) else plain)
         self.head = lay(whole.lm_head)
         self.blocks = [
             Block(
@@ -90,7 +94,15 @@ class Network:
         return cos[0], sin[0]
 
     def logits(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """Logits after the last of T tokens.
+        """Logits after the last of T tokens, (B, vocabulary); the arguments are those of `hidden`."""
+        return self.head(self.normed(self.hidden(tokens, cos, sin, attend)[:, -1]))
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """What the output matrix is multiplied with."""
+        return rms_norm(hidden, self.norm.shape, self.norm, self.eps)
+
+    def hidden(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """What the last block hands on.
 
         Args:
             tokens: (B, T).
@@ -98,7 +110,7 @@ class Network:
             attend: called in each block with (its index, queries (B, T, H, D), keys and values (B, T, K, D)); stores
                 keys and values and returns what was attended to, (B, T, H, D).
         Returns:
-            (B, vocabulary).
+            (B, T, C).
         """
         h, k, size, half = self.heads, self.key_heads, self.norm.shape, self.width // 2
         cos, sin = cos[:, :, None], sin[:, :, None]
@@ -111,7 +123,7 @@ class Network:
             x = x + w.out(attend(i, qk[:, :, :h], qk[:, :, h:], value).reshape(*tokens.shape, -1))
             gate, up = w.gate_up(rms_norm(x, size, w.norm_2, self.eps)).chunk(2, -1)
             x = x + w.down(silu(gate) * up)
-        return self.head(rms_norm(x[:, -1], size, self.norm, self.eps))
+        return x
 
 
 # ------------------------------------------------------------------------------------------------------------ layouts

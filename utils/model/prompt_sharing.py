@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
 from utils.model.decoding import WIDE, decode
-from utils.model.network import suits
+from utils.model.network import Network, plain, suits
 
 PROMPT, PADDING = -1, -2  # beside the numbers of the completions: whose a token is
 AT_ONCE = 256  # tokens whose logits lie in memory together
@@ -152,21 +153,63 @@ def completion_logps(
     """Log-probability and entropy of every token of B completions, (B, kept) each, 0 behind their ends.
 
     Args:
-        model: one that `suits` and whose output matrix is not trained.
+        model: one that `without_logits` names, with or without an adapter.
         input_ids, attention_mask: (B, L), as TRL lays them out: the last `kept` columns are the completions.
         temperature: what logits are divided by, that of sampling.
     """
-    packed = Packed.of(input_ids, attention_mask, kept)
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = whole.model(
-        input_ids=packed.ids, attention_mask=packed.seen, position_ids=packed.position, use_cache=False
-    ).last_hidden_state
-    before = torch.cat([torch.full_like(packed.column[:, :1], packed.end - 1), packed.column[:, :-1]], 1)
-    there = packed.there
-    predicting = hidden[packed.row[there], before[there]]
-    found = TokenLogps.apply(predicting, whole.lm_head.weight, input_ids[:, -kept:][there], temperature)
+    flat, network = Flat(input_ids, attention_mask, kept), Network(model, plain)
+    cos, sin = network.angles(input_ids.shape[1])
+    hidden = network.hidden(flat.ids, cos[flat.position], sin[flat.position], flat.attend)
+    predicting = network.normed(hidden[0, flat.before])
+    weight, tokens, there = model.get_output_embeddings().weight, flat.ids[0, flat.prompts.sum() :], flat.completions
+    found = TokenLogps.apply(predicting, weight, tokens, temperature)
     logps, entropies = (part.new_zeros(there.shape).masked_scatter(there, part) for part in found)
     return logps, entropies
+
+
+class Flat:
+    """The tokens of P distinct prompts and of B completions, one behind the other in a single row, without padding.
+
+    What is done to each token by itself is done to the row. To attend, prompts and completions are laid out in rows of
+    their own, and those of the completions begin with the keys and values of their prompt.
+
+    Attributes:
+        prompts, completions: (P, end) and (B, kept), the places that hold a token.
+        ids, position: (1, T), tokens and their positions.
+        before: for each token of a completion, which of the T tokens predicts it.
+    """
+
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor, kept: int):
+        end = input_ids.shape[1] - kept
+        prompts, mask, self.prompt_of = _distinct(input_ids[:, :end], attention_mask[:, :end])
+        self.prompts, self.completions = mask.bool(), attention_mask[:, end:].bool()
+        self.ids = torch.cat([prompts[self.prompts], input_ids[:, end:][self.completions]])[None]
+        lengths = mask.sum(1)
+        own = [mask.cumsum(1) - 1, lengths[self.prompt_of, None] + torch.arange(kept)]
+        self.position = torch.cat([own[0][self.prompts], own[1][self.completions]])[None]
+        self.place = [(each.flatten().cumsum(0) - 1).view_as(each) for each in (self.prompts, self.completions)]
+        self.place[1] += int(lengths.sum())
+        last = self.place[0][:, -1:][self.prompt_of]
+        self.before = torch.cat([last, self.place[1][:, :-1]], 1)[self.completions]
+        causal = torch.ones(end, end, dtype=torch.bool).tril()
+        seen = causal & self.prompts[:, None] | torch.eye(end, dtype=torch.bool)
+        whole = torch.ones(kept, kept, dtype=torch.bool).tril().expand(len(input_ids), -1, -1)
+        prompt = self.prompts[self.prompt_of, None].expand(-1, kept, -1)
+        self.seen = [seen[:, None], torch.cat([prompt, whole], 2)[:, None]]
+
+    def attend(self, i: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """`Attend` of `Network`, for (1, T, heads, D)."""
+        heads = query.shape[2]
+
+        def rows(part: Tensor, which: int) -> Tensor:
+            return part[0][self.place[which].clamp(min=0)].transpose(1, 2)  # (P or B, heads, tokens, D)
+
+        key, value = (part.repeat_interleave(heads // part.shape[2], 2) for part in (key, value))
+        first = [rows(part, 0) for part in (key, value)]
+        both = [torch.cat([f[self.prompt_of], rows(p, 1)], 2) for f, p in zip(first, (key, value), strict=True)]
+        prompts = scaled_dot_product_attention(rows(query, 0), *first, self.seen[0])
+        completions = scaled_dot_product_attention(rows(query, 1), *both, self.seen[1])
+        return torch.cat([prompts.transpose(1, 2)[self.prompts], completions.transpose(1, 2)[self.completions]])[None]
 
 
 class TokenLogps(torch.autograd.Function):
