@@ -14,6 +14,7 @@ An evaluation has a folder; a kill at any moment costs one batch at most:
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -376,7 +377,7 @@ def _content(answer: Answer) -> tuple[str, str, Sample]:
 
 
 def read_answers(path: Path, growing: bool = False) -> list[Answer]:
-    """All lines of a completions.jsonl, from here or from elsewhere.
+    """All lines of a completions.jsonl, or of the completions.jsonl.gz in its place, from here or from elsewhere.
 
     Args:
         growing: an evaluation may be writing it now: a last line that is no JSON yet is left out.
@@ -384,13 +385,22 @@ def read_answers(path: Path, growing: bool = False) -> list[Answer]:
         FileNotFoundError: there is none.
         ValueError: a line is no answer; names file and line.
     """
-    if not path.is_file():
+    if path.is_file():
+        check_format(path)
+        content = path.read_bytes()
+    elif _packed(path).is_file():
+        content = gzip.decompress(_packed(path).read_bytes())
+    else:
         raise FileNotFoundError(f"there is no {path}; an evaluation (run.py evaluate) leaves one in its folder")
-    check_format(path)
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # by bytes: U+2028 is no end of a line
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # by bytes: U+2028 is no end of a line
     if growing and not _is_json(lines[-1]):
         lines.pop()
     return [_answer(line, number, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _packed(path: Path) -> Path:
+    """Where the answers of a recorded evaluation are kept, compressed."""
+    return path.with_name(f"{path.name}.gz")
 
 
 def _is_json(line: bytes) -> bool:
@@ -461,7 +471,7 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
             f"the answers in {folder} were judged by rules {protocol.rules!r}, now they are {RULES!r}; "
             f"judge them again: run.py score {folder}"
         )
-    answers = _in_order(own_answers(path, protocol.hash)) if path.exists() else []
+    answers = _in_order(own_answers(path, protocol.hash)) if path.exists() or _packed(path).exists() else []
     if len(answers) != header["questions"]:
         raise ValueError(
             f"{folder} is not finished: {len(answers):,} of {header['questions']:,} questions are answered; "
