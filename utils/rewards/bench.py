@@ -306,7 +306,7 @@ BESIDE = {  # what a training passes beside the dataset's columns; all but `trun
 
 def with_rows(bank: Bank) -> tuple[list[str], dict[str, list[Any]]]:
     """The completions of a bank and of the bench, with the columns that belong to them."""
-    rows = columns([QUESTION] * len(ROWS), [row.gold for row in ROWS])
+    rows = columns([QUESTION] * len(ROWS), [row.gold for row in ROWS], truncated=[False] * len(ROWS))
     texts = bank.completions + [row.completion for row in ROWS]
     return texts, {name: values + rows[name] for name, values in bank.columns.items()}
 
@@ -323,7 +323,8 @@ def check_rewards(path: str | Path, tell: Callable[[str], None] = lambda name: N
     bank = load_bank()
     texts, beside = with_rows(Bank(bank.groups[:: len(bank.groups) // TRIED_GROUPS]))
     messages = [[{"role": "assistant", "content": text}] for text in texts]
-    beside |= BESIDE | {"completion_ids": [list(text.encode()) for text in texts], "truncated": [False] * len(texts)}
+    ids = [list(text.encode()) for text in texts]
+    beside |= BESIDE | {"completion_ids": ids, "truncated": beside["truncated"]}
     for function in rewards:
         tell(function.__name__)
         raised, found = None, f"{function.__name__} pays all {len(messages)} completions the same"
