@@ -119,14 +119,14 @@ def load_bank(bank: str | Path = FOLDER) -> Bank:
     mend = "make one with `python -m utils.scripts.record bank`"
     if not path.is_file():
         raise FileNotFoundError(f"no bank of completions at {path}; {mend}")
+    made = path.with_name(PROVENANCE)
+    told = read_json(made, "copy it again") if made.is_file() else {}
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             groups = tuple(_group(json.loads(line)) for line in lines)
+        return Bank(groups, str(told.get("model", told.get("base", ""))))
     except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
         raise ValueError(f"{path} is no bank that can be read ({error}); copy it again, or {mend}") from error
-    made = path.with_name(PROVENANCE)
-    told = read_json(made, "copy it again") if made.is_file() else {}
-    return Bank(groups, str(told.get("model", told.get("base", ""))))
 
 
 def _group(row: Any) -> Group:

@@ -306,7 +306,7 @@ BESIDE = {  # what a training passes beside the dataset's columns; all but `trun
 
 def with_rows(bank: Bank) -> tuple[list[str], dict[str, list[Any]]]:
     """The completions of a bank and of the bench, with the columns that belong to them."""
-    rows = columns([QUESTION] * len(ROWS), [row.gold for row in ROWS], truncated=[False] * len(ROWS))
+    rows = columns([QUESTION] * len(ROWS), [row.gold for row in ROWS])
     texts = bank.completions + [row.completion for row in ROWS]
     return texts, {name: values + rows[name] for name, values in bank.columns.items()}
 

@@ -243,12 +243,12 @@ def columns(
 
     Args:
         systems: the system message above each question; `SYSTEM_PROMPT` above all unless given.
-        truncated: for each completion whether the token cap cut it off; no such column unless given.
+        truncated: for each completion whether the token cap cut it off; none unless given.
     """
     systems = [SYSTEM_PROMPT] * len(questions) if systems is None else systems
     prompts = [chat_prompt(question, system) for question, system in zip(questions, systems, strict=True)]
-    given = {"prompts": prompts, "gold": list(golds), "question": list(questions)}
-    return given if truncated is None else given | {"truncated": list(truncated)}
+    cut = [False] * len(questions) if truncated is None else list(truncated)
+    return {"prompts": prompts, "gold": list(golds), "question": list(questions), "truncated": cut}
 
 
 # ---------------------------------------------------------------------- the commonly published reward set
