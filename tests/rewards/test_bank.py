@@ -165,6 +165,9 @@ def test_the_base_is_sampled_first_and_the_trained_model_later(profile, tmp_path
     assert made["prompts"] == {name: PROMPTS[name] for name in ("words", "layout")}
     assert (made["temperature"], made["max_completion_tokens"], made["seed"]) == (1.0, 48, 0)
     assert "3 of the tiny train split" in made["questions"] and list(made["policies"]) == ["base"]
+    for name in ("words", "layout"):
+        header = json.loads((tmp_path / "raw" / f"base-{name}" / "protocol.json").read_text(encoding="utf-8"))
+        assert header["protocol"]["system_prompt"] == PROMPTS[name], "so it was really asked"
     shutil.rmtree(tmp_path / "raw")  # the bank itself is enough to go on
     both, now = sampled(profile, tmp_path, ADAPTER)
     assert both.groups[:6] == base.groups and not list((tmp_path / "raw").glob("base*"))
@@ -178,14 +181,18 @@ def test_the_base_is_sampled_first_and_the_trained_model_later(profile, tmp_path
     assert clean >= len(words), "an adapter that keeps the layout under its own prompt is in use"
 
 
-def test_both_at_once_and_again_after_a_kill_before_the_bank_was_written(profile, tmp_path):
-    whole, _ = sampled(profile, tmp_path, ADAPTER)
+def test_both_at_once_and_again_after_a_kill_while_the_bank_was_written(profile, tmp_path):
+    whole, made = sampled(profile, tmp_path, ADAPTER)
     written = (tmp_path / "bank" / FILE).read_bytes()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "raw").glob("*/completions.jsonl")}
     assert len(stamps) == 4 and len(whole.groups) == 12
-    (tmp_path / "bank" / PROVENANCE).unlink()  # of the two files the second
-    sampled(profile, tmp_path, ADAPTER)
-    assert (tmp_path / "bank" / FILE).read_bytes() == written
+    base_alone = made | {"policies": {"base": made["policies"]["base"]}}
+    for left in (None, base_alone):  # of the two files the second is written last
+        (tmp_path / "bank" / PROVENANCE).unlink()
+        if left:
+            (tmp_path / "bank" / PROVENANCE).write_text(json.dumps(left), encoding="utf-8")
+        sampled(profile, tmp_path, ADAPTER)
+        assert (tmp_path / "bank" / FILE).read_bytes() == written
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "nothing was asked again"
 
 
