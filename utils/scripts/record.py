@@ -38,7 +38,7 @@ from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import correct_counts, evaluate
 from utils.evaluation.figures import card_figure
 from utils.evaluation.protocol import ANSWERS, Answer, header_of, read_answers, revision
-from utils.files import ROOT, differences, read_json, read_jsonl, write_bytes, write_json, write_text
+from utils.files import ROOT, InUse, differences, read_json, read_jsonl, write_bytes, write_json, write_text
 from utils.model.policy import Policy, check_adapter, generate, load_policy, with_adapter
 from utils.model.profiles import PROFILES, Profile, get_profile
 from utils.rewards.bank import BANKS, FILE, PROVENANCE, REAL, Group, load_bank
@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.model:
         try:
             record_real_bank(get_profile(REAL_PROFILE, args.model), args.adapter)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, ValueError, InUse) as error:
             parser.exit(1, f"{error}\n")
     elif args.what == "bank":
         record_bank()
