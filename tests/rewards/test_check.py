@@ -37,7 +37,7 @@ def no_keywords(completions, gold):
     return [0.0] * 3
 
 
-def no_rest(completions, prompts, gold, question):
+def no_rest(completions, prompts, gold, question, truncated):
     return [0.0] * 3
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import open_lab
+from utils.rewards.bank import REAL, TINY, banks
 
 pytestmark = pytest.mark.browser
 
@@ -86,6 +87,16 @@ def test_nothing_overflows(lab, width, tmp_path):
     assert lab.widget("reward-lab").evaluate(OVERFLOW) == []
     if width == 1280 and (folder := os.environ.get("SCREENSHOTS")):
         shutil.copy(path, Path(folder) / "reward_lab.png")
+
+
+@pytest.mark.skipif(REAL not in banks(), reason="the bank of the real model is not recorded yet")
+def test_another_bank_is_chosen_and_back(lab):
+    choice = lab.widget("lab-source").locator("select")
+    choice.select_option(REAL)
+    lab.wait_for_text("lab-about", "layout and example")
+    assert lab.widget("reward-lab").evaluate(OVERFLOW) == []
+    choice.select_option(TINY)
+    lab.wait_for_text("lab-about", "assets/tiny_model")
 
 
 def test_a_broken_reward_is_refused_and_a_good_one_joins(lab):

@@ -3,7 +3,7 @@
 Sampling is the slow part of asking what a reward would do. With the completions stored, a reward is a question that
 takes milliseconds: which completions of a group would it push up? `rescore` works that out for every group, and
 `lights` looks for the known ways to be wrong. Nothing here generates or trains; `python -m utils.scripts.record bank`
-samples the stored completions again.
+samples the stored completions again. `BANKS` names them: one of the embedded tiny model, one of a real model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +19,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from utils.files import ROOT
+from utils.data.prompts import PROMPTS
+from utils.files import ROOT, read_json
 from utils.rewards.contract import pay
 from utils.rewards.functions import RewardFunction, columns, correctness_reward, group_advantages
 
 FOLDER = ROOT / "assets" / "bank"
+FILE, PROVENANCE = "completions.jsonl.gz", "provenance.json"
+TINY, REAL = "tiny model", "Qwen2.5-Coder-0.5B on GSM8K"
+BANKS = {TINY: FOLDER, REAL: FOLDER / "qwen"}  # name shown: folder
 WRONG_WINS = 0.01  # share of right-wrong pairs above which the first light is lit; it is 0 under a sound reward
 LENGTH_BIAS = 0.25  # of -1 to 1; the default reward stays below 0.1 on the embedded bank
 DOMINANT = 0.5  # share of the spread within groups
@@ -31,24 +36,43 @@ MOSTLY_DEAD = 0.5  # share of the groups
 
 @dataclass(frozen=True)
 class Group:
-    """The completions that one policy gave to one question, with their lengths in tokens."""
+    """The completions that one policy gave to one question, with their lengths in tokens.
+
+    Attributes:
+        prompt: entry of `PROMPTS`, the system message that stood above the question.
+        truncated: for each completion whether the token cap cut it off; None where that was not written down.
+    Raises:
+        ValueError: no such prompt, or not one length (and mark) for each completion.
+    """
 
     policy: str
     question: str
     gold: str
     completions: tuple[str, ...]
     tokens: tuple[int, ...]
+    prompt: str = "words"
+    truncated: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"the prompt of a group must be one of {', '.join(PROMPTS)}, got {self.prompt!r}")
+        for name, values in (("tokens", self.tokens), ("truncated", self.truncated)):
+            if values is not None and len(values) != len(self.completions):
+                raise ValueError(f"a group of {len(self.completions)} completions needs as many {name}, got {values}")
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
     """Groups of one size. Two banks are equal only if they are the same object, so that scores can be cached by bank.
 
+    Attributes:
+        model: whose completions they are, e.g. "assets/tiny_model"; "" where that is not known.
     Raises:
         ValueError: no groups, or groups of different sizes.
     """
 
     groups: tuple[Group, ...]
+    model: str = ""
 
     def __post_init__(self) -> None:
         sizes = {len(group.completions) for group in self.groups}
@@ -66,25 +90,47 @@ class Bank:
 
     @property
     def columns(self) -> dict[str, list[Any]]:
-        """What a reward function receives beside the completions: `prompts`, `gold`, `question`, of length N each."""
+        """What a reward function receives beside the completions, of length N each: `prompts`, `gold`, `question` and
+        `truncated`, False where that is not known."""
         rows = [group for group in self.groups for _ in group.completions]
-        return columns([group.question for group in rows], [group.gold for group in rows])
+        return columns(
+            [group.question for group in rows],
+            [group.gold for group in rows],
+            [PROMPTS[group.prompt] for group in rows],
+            [cut for group in self.groups for cut in group.truncated or [False] * len(group.completions)],
+        )
 
 
-def load_bank(folder: str | Path = FOLDER) -> Bank:
-    """Read the bank that `utils.scripts.record.save_bank` wrote, by default the one in assets/.
+def banks() -> list[str]:
+    """The names in `BANKS` whose completions lie on this machine."""
+    return [name for name, folder in BANKS.items() if (folder / FILE).is_file()]
 
+
+def load_bank(bank: str | Path = FOLDER) -> Bank:
+    """Read a bank that `utils.scripts.record.save_bank` wrote, by default the tiny model's.
+
+    Args:
+        bank: a name in `BANKS`, or a folder.
     Raises:
         FileNotFoundError: no bank there.
+        ValueError: its file is damaged, or holds something else.
     """
-    path = Path(folder) / "completions.jsonl.gz"
+    path = Path(BANKS.get(str(bank), bank)) / FILE
+    mend = "make one with `python -m utils.scripts.record bank`"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no bank of completions at {path}; make one with `python -m utils.scripts.record bank`"
-        )
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return Bank(tuple(Group(**row | {key: tuple(row[key]) for key in ("completions", "tokens")}) for row in rows))
+        raise FileNotFoundError(f"no bank of completions at {path}; {mend}")
+    made = path.with_name(PROVENANCE)
+    told = read_json(made, "copy it again") if made.is_file() else {}
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            groups = tuple(_group(json.loads(line)) for line in lines)
+        return Bank(groups, str(told.get("model", told.get("base", ""))))
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no bank that can be read ({error}); copy it again, or {mend}") from error
+
+
+def _group(row: Any) -> Group:
+    return Group(**{name: tuple(value) if isinstance(value, list) else value for name, value in dict(row).items()})
 
 
 # ------------------------------------------------------------------------------------------ the bank under any rewards

@@ -323,7 +323,8 @@ def check_rewards(path: str | Path, tell: Callable[[str], None] = lambda name: N
     bank = load_bank()
     texts, beside = with_rows(Bank(bank.groups[:: len(bank.groups) // TRIED_GROUPS]))
     messages = [[{"role": "assistant", "content": text}] for text in texts]
-    beside |= BESIDE | {"completion_ids": [list(text.encode()) for text in texts], "truncated": [False] * len(texts)}
+    ids = [list(text.encode()) for text in texts]
+    beside |= BESIDE | {"completion_ids": ids, "truncated": beside["truncated"]}
     for function in rewards:
         tell(function.__name__)
         raised, found = None, f"{function.__name__} pays all {len(messages)} completions the same"

@@ -233,10 +233,22 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     return advantages
 
 
-def columns(questions: Sequence[str], golds: Sequence[str]) -> dict[str, list[Any]]:
-    """The keywords with which TRL calls a reward function on this project's datasets, besides `completions`."""
-    prompts = [chat_prompt(question, SYSTEM_PROMPT) for question in questions]
-    return {"prompts": prompts, "gold": list(golds), "question": list(questions)}
+def columns(
+    questions: Sequence[str],
+    golds: Sequence[str],
+    systems: Sequence[str] | None = None,
+    truncated: Sequence[bool] | None = None,
+) -> dict[str, list[Any]]:
+    """The keywords with which TRL calls a reward function on this project's datasets, besides `completions`.
+
+    Args:
+        systems: the system message above each question; `SYSTEM_PROMPT` above all unless given.
+        truncated: for each completion whether the token cap cut it off; none unless given.
+    """
+    systems = [SYSTEM_PROMPT] * len(questions) if systems is None else systems
+    prompts = [chat_prompt(question, system) for question, system in zip(questions, systems, strict=True)]
+    cut = [False] * len(questions) if truncated is None else list(truncated)
+    return {"prompts": prompts, "gold": list(golds), "question": list(questions), "truncated": cut}
 
 
 # ---------------------------------------------------------------------- the commonly published reward set

@@ -40,7 +40,8 @@ def completions_table(g: dict[str, Any], before: Sequence[float] | None = None) 
     """One group as an HTML table, best reward first, identical completions in one row; model text is escaped.
 
     Args:
-        g: a group as rollouts.jsonl holds it: `completions`, `parts`, `rewards` and `advantages`.
+        g: a group as rollouts.jsonl holds it: `completions`, `parts`, `rewards` and `advantages`; and, where it is
+            known, `truncated`.
         before: its advantages under another reward, for a last column; a changed sign is marked there.
     """
     headings = (
@@ -98,7 +99,8 @@ def _row(g: dict[str, Any], who: list[int], before: Sequence[float] | None) -> s
     colour = BLUE if advantage > 0 else ORANGE
     bar = f"<span style='color:{colour}'>{advantage_bar(advantage, len(g['rewards']))}</span>"
     parts = "".join(f"<td>{values[i]:.3g}</td>" for values in g["parts"].values())
-    text = html.escape(g["completions"][i])
+    cut = g.get("truncated")
+    text = html.escape(g["completions"][i]) + (" <i>(cut off)</i>" if cut and cut[i] else "")
     was = "" if before is None else _was(before[i], advantage)
     return (
         f"<tr><td>{numbers}</td><td><pre style='{PRE}'>{text}</pre></td>{parts}"

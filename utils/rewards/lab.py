@@ -7,8 +7,9 @@
     def brief(completions, **kwargs):
         return [-len(text) / 200 for text in completions]
 
-Sliders weigh the rewards; every move scores the whole bank again. A text of your own is scored as you type. "What if"
-trains for less than a minute under your rewards, beside the default ones; "Export" writes them to a file for
+Sliders weigh the rewards; every move scores the whole bank again. Another bank may be chosen: what holds on the tiny
+model's completions need not hold on a real model's. A text of your own is scored as you type. "What if" trains the tiny
+model for less than a minute under your rewards, beside the default ones; "Export" writes them to a file for
 `run.py train --reward FILE`. This module is the view; what it shows is computed by the rest of its wing, and the short
 run is handed in, for training stands above rewards.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import html
 import shlex
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from utils.data.prompts import PROMPTS
 from utils.files import ROOT
 from utils.plots import GREEN, RED, png, runs_beside
-from utils.rewards.bank import Bank, Scores, changed_rank, changed_sign, lights, load_bank, rescore
+from utils.rewards.bank import TINY, Bank, Scores, banks, changed_rank, changed_sign, lights, load_bank, rescore
 from utils.rewards.bench import bench, check_reward, with_rows
 from utils.rewards.contract import RewardProblem, name_of
 from utils.rewards.export import CannotExport, export_rewards
@@ -36,8 +39,9 @@ from utils.rewards.groups import completions_table
 from utils.stats import percent
 
 WHAT_IF = "What if: train a minute"
+WHOSE = "“What if” trains the embedded tiny model on questions of its own, whichever bank is shown."
 NEW_WEIGHT = 0.5  # of a reward just registered
-FOR_TESTS = "reset next message effect table text live train curves verdict export bench"  # each gets a class lab-…
+FOR_TESTS = "source about reset next message effect table text live train curves verdict export bench"  # class lab-…
 WIDE = {"width": "200px"}
 STYLE = (
     "<style>.reward-lab .widget-html-content {line-height: 1.4}"
@@ -50,7 +54,7 @@ class RewardLab:
     """Sliders, a bank of completions and a text of your own, in one view.
 
     Args:
-        bank: completions to try rewards on; the one in assets/ unless given.
+        bank: completions to try rewards on; those of `BANKS` to choose from, the tiny model's first, unless given.
         default: the rewards to compare with, and to start from.
         short_run: what "What if" calls, `utils.experiments.short_run.short_run`; without it the button is not there.
     """
@@ -61,10 +65,12 @@ class RewardLab:
         default: dict[RewardFunction, float] = REWARDS,
         short_run: Callable[..., Any] | None = None,
     ):
-        self.bank = load_bank() if bank is None else bank
         self.default, self.short_run = default, short_run
-        self.before = rescore(self.bank, list(default), list(default.values()))
+        self.bank = load_bank() if bank is None else bank
+        self.before = self._by_default(self.bank)
+        self._banks = {} if bank else dict.fromkeys(banks()) | {TINY: self.bank}  # each is loaded when first chosen
         self.functions: dict[str, RewardFunction] = {}
+        self.refused: set[str] = set()  # names of functions that the bank shown cannot be scored with
         self.sliders: dict[str, widgets.FloatSlider] = {}
         self.training: threading.Thread | None = None
         self._stop = threading.Event()
@@ -79,13 +85,14 @@ class RewardLab:
 
     @property
     def rewards(self) -> dict[RewardFunction, float]:
-        """The functions with the weights that the sliders show."""
-        return {function: self.sliders[name].value for name, function in self.functions.items()}
+        """The functions with the weights that the sliders show, without those that this bank refused."""
+        usable = ((name, f) for name, f in self.functions.items() if name not in self.refused)
+        return {function: self.sliders[name].value for name, function in usable}
 
     def reward(self, function: RewardFunction) -> RewardFunction:
         """Decorator: check a reward on bank and bench and give it a slider; one that fails is refused, with the reason.
 
-        The function receives `completions` (texts) and, by name, `prompts`, `gold` and `question`.
+        The function receives `completions` (texts) and, by name, `prompts`, `gold`, `question` and `truncated`.
         """
         checked, name = function, name_of(function)
         try:
@@ -103,13 +110,13 @@ class RewardLab:
 
     def scores(self) -> Scores:
         """The bank under the present weights."""
-        return rescore(self.bank, list(self.functions.values()), [slider.value for slider in self.sliders.values()])
+        return rescore(self.bank, list(self.rewards), list(self.rewards.values()))
 
     # ---------------------------------------------------------------------------------------- the view
 
     def _build(self) -> None:
-        policies = list(dict.fromkeys(group.policy for group in self.bank.groups))
-        self.policy = widgets.Dropdown(options=policies, description="policy")
+        self.source = widgets.Dropdown(options=list(self._banks), description="bank", layout={"width": "360px"})
+        self.policy = widgets.Dropdown(options=_policies(self.bank), description="policy")
         self.group = widgets.IntSlider(min=0, max=0, description="group")
         self.next = widgets.Button(description="Next changed group", icon="forward", layout=WIDE)
         self.text = widgets.Textarea(layout=widgets.Layout(width="98%", height="8em"))
@@ -118,10 +125,12 @@ class RewardLab:
         self.path = widgets.Text(value="runs/my_rewards.py", layout=WIDE)
         self.export = widgets.Button(description="Export", icon="download")
         self.weights, self.message, self.effect = widgets.VBox(), widgets.HTML(), widgets.HTML()
+        self.about = widgets.HTML(about(self.bank))
         self.table, self.live, self.verdict, self.bench = (widgets.HTML() for _ in range(4))
         self.curves = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", display="none"))
         for name in FOR_TESTS.split():
             getattr(self, name).add_class(f"lab-{name}")
+        self.source.observe(self._choose_bank, names="value")
         self.policy.observe(self._choose_group, names="value")
         self.group.observe(self._choose_group, names="value")
         self.text.observe(self._score_text, names="value")
@@ -129,9 +138,11 @@ class RewardLab:
         self.reset.on_click(self._reset)
         self.train.on_click(self._what_if)
         self.export.on_click(self._export)
+        whose = [widgets.HTML(f"<small>{WHOSE}</small>")] if self.short_run else []
         self.box = widgets.VBox(
             [
                 widgets.HTML(STYLE),
+                _row(*([self.source] if len(self._banks) > 1 else []), self.about),
                 _row(_panel("What is paid for", self.weights, self.reset), _panel("What that would do", self.effect)),
                 _panel("A group from the bank", _row(self.policy, self.group, self.next), self.table),
                 _row(
@@ -139,7 +150,7 @@ class RewardLab:
                     _panel("What it would earn", self.live),
                 ),
                 _panel("The reward bench", self.bench),
-                _panel("Try it out", _row(*([self.train] if self.short_run else []), self.path, self.export)),
+                _panel("Try it out", _row(*([self.train] if self.short_run else []), self.path, self.export), *whose),
                 self.message,
                 self.curves,
                 self.verdict,
@@ -156,6 +167,7 @@ class RewardLab:
     def _add(self, function: RewardFunction, weight: float) -> None:
         name = function.__name__
         self.functions[name] = function
+        self.refused.discard(name)
         if name not in self.sliders:
             self.sliders[name] = slider = widgets.FloatSlider(
                 weight,
@@ -169,12 +181,44 @@ class RewardLab:
             slider.add_class(f"lab-weight-{name}")
             slider.observe(self._weigh, names="value")
             self.weights.children = tuple(self.sliders.values())
+        self.sliders[name].disabled = False
         self._weigh()
 
     def _say(self, sentence: str, bad: bool = False) -> None:
         self.message.value = f"<p style='color:{RED if bad else 'inherit'}'>{html.escape(sentence)}</p>"
 
     # ---------------------------------------------------------------------------------- what it answers
+
+    def _by_default(self, bank: Bank) -> Scores:
+        return rescore(bank, list(self.default), list(self.default.values()))
+
+    def _choose_bank(self, change: dict[str, Any]) -> None:
+        """Show another bank; a reward of one's own that fails on it waits, unused, for a bank that it suits."""
+        name = change["new"]
+        try:
+            bank = self._banks[name] = self._banks[name] or load_bank(name)
+            before = self._by_default(bank)
+        except (OSError, ValueError) as error:
+            self.source.value = change["old"]
+            self._say(f"{name} is not shown: {error}", bad=True)
+            return
+        self.bank, self.before, problems = bank, before, []
+        for own, function in self.functions.items():
+            if function in self.default:
+                continue
+            try:
+                check_reward(function, *with_rows(bank))
+                self.refused.discard(own)
+            except RewardProblem as problem:
+                self.refused.add(own)
+                problems.append(f"refused on this bank: {problem}")
+            self.sliders[own].disabled = own in self.refused
+        self.about.value = about(self.bank)
+        self.policy.options = _policies(self.bank)
+        self.group.value = 0
+        self._weigh()
+        self._choose_group()
+        self._say("; ".join(problems), bad=True)
 
     def _weigh(self, change: Any = None) -> None:
         scores = self.scores()
@@ -224,21 +268,24 @@ class RewardLab:
         group = self.bank.groups[self._chosen()]
         record = {
             "completions": group.completions,
+            "truncated": group.truncated,
             "parts": {name: self._slice(values) for name, values in scores.parts.items() if scores.weights[name]},
             "rewards": self._slice(scores.totals),
             "advantages": self._slice(scores.advantages),
         }
         self.table.value = (
-            f"<p><b>{html.escape(group.question)}</b> Gold answer: <b>{html.escape(group.gold)}</b></p>"
+            f"<p><b>{html.escape(group.question)}</b> Gold answer: <b>{html.escape(group.gold)}</b> "
+            f"<small>Asked with the prompt “{group.prompt}”.</small></p>"
             + completions_table(record, before=self._slice(self.before.advantages))
         )
         self._score_text()
 
     def _score_text(self, change: Any = None) -> None:
         group = self.bank.groups[self._chosen()]
-        given = columns([group.question], [group.gold])
+        cut = dict(zip(group.completions, group.truncated or (), strict=False)).get(self.text.value, False)
+        given = columns([group.question], [group.gold], [PROMPTS[group.prompt]], [cut])
         try:
-            parts = {name: check_reward(f, [self.text.value], given)[0] for name, f in self.functions.items()}
+            parts = {f.__name__: check_reward(f, [self.text.value], given)[0] for f in self.rewards}
         except RewardProblem as problem:
             self.live.value = f"<p style='color:{RED}'>{html.escape(str(problem))}</p>"
             return
@@ -253,7 +300,10 @@ class RewardLab:
             return
         shown = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
         command = f"python3 run.py train --profile tiny --output runs/mine --reward {shlex.quote(shown)}"
-        self._say(f"written and tested: {command}")
+        self._say(f"written and tested{self._without()}: {command}")
+
+    def _without(self) -> str:
+        return f", without {', '.join(sorted(self.refused))}, refused on this bank" if self.refused else ""
 
     def _what_if(self, button: Any = None) -> None:
         if self.training is not None and self.training.is_alive():
@@ -280,7 +330,7 @@ class RewardLab:
                 return
             rates = {"before": runs["default"].before} | {name: run.after for name, run in runs.items()}
             self.verdict.value = verdict_table(rates)
-            self._say("done")
+            self._say(f"done{self._without()}")
         except Exception as error:  # nobody sees a thread's traceback in a notebook
             self._say(f"the training ended with {type(error).__name__}: {error}", bad=True)
         finally:
@@ -297,6 +347,20 @@ class RewardLab:
 
 
 # ------------------------------------------------------------------------------ what it shows, as pure functions
+
+
+def about(bank: Bank) -> str:
+    """Whose completions a bank holds, how many, and with which prompts they were asked for, as HTML."""
+    asked: dict[str, Counter[str]] = {}
+    for group in bank.groups:
+        asked.setdefault(group.policy, Counter())[group.prompt] += bank.group_size
+    mixes = (
+        f"{policy} {' and '.join(f'{n:,} with “{prompt}”' for prompt, n in prompts.items())}"
+        for policy, prompts in asked.items()
+    )
+    of = f" of {bank.model}" if bank.model else ""
+    found = f"{len(bank.completions):,} completions{of} in groups of {bank.group_size}, by prompt: {'; '.join(mixes)}"
+    return f"<p>{html.escape(found)}</p>"
 
 
 def effect_table(bank: Bank, before: Scores, scores: Scores) -> str:
@@ -372,6 +436,10 @@ def verdict_table(rates: dict[str, dict[str, dict[str, float]]]) -> str:
         verdict = "do not overlap" if apart else "overlap: one short run cannot tell them apart"
         verdicts += f"<p>The strict intervals of default and {html.escape(who)} {verdict}.</p>"
     return f"<table><tr>{heads}</tr>{rows}</table>{verdicts}"
+
+
+def _policies(bank: Bank) -> list[str]:
+    return list(dict.fromkeys(group.policy for group in bank.groups))
 
 
 def _panel(title: str, *children: widgets.Widget) -> widgets.VBox:

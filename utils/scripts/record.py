@@ -2,6 +2,10 @@
 
     python -m utils.scripts.record           the reference runs, about 4 minutes on 2 cores
     python -m utils.scripts.record bank      the bank of completions, about a minute
+    python -m utils.scripts.record bank --model MODEL [--adapter FOLDER]    the bank of a real model, hours on a CPU
+
+The last may be stopped at any time and called again; without an adapter it samples the base model alone, and a later
+call with one adds the trained model.
 
 For each seed the first trains profile tiny, evaluates base and trained model on the whole test split, and writes
 
@@ -16,6 +20,7 @@ import argparse
 import dataclasses
 import gzip
 import json
+import random
 import shutil
 import tempfile
 import time
@@ -27,15 +32,17 @@ from typing import Any
 from transformers import set_seed
 
 from utils import plots
+from utils.data.prompts import PROMPTS
 from utils.data.questions import Question, load_questions
-from utils.evaluation import report
+from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import correct_counts, evaluate
 from utils.evaluation.figures import card_figure
-from utils.files import ROOT, read_jsonl, write_bytes, write_json, write_text
-from utils.model.policy import Policy, generate, load_policy, with_adapter
-from utils.model.profiles import PROFILES
+from utils.evaluation.protocol import ANSWERS, Answer, header_of, read_answers, revision
+from utils.files import ROOT, InUse, differences, read_json, read_jsonl, write_bytes, write_json, write_text
+from utils.model.policy import Policy, check_adapter, generate, load_policy, with_adapter
+from utils.model.profiles import PROFILES, Profile, get_profile
+from utils.rewards.bank import BANKS, FILE, PROVENANCE, REAL, Group, load_bank
 from utils.rewards.bank import FOLDER as BANK
-from utils.rewards.bank import Group
 from utils.setup import machine, versions
 from utils.stats import pass_at_k, percent
 from utils.training.grpo import train
@@ -47,6 +54,11 @@ PASS_QUESTIONS = 256
 ADAPTER = RUNS / "seed-0" / "adapter"
 BANK_QUESTIONS = 160  # of the validation split; two policies and groups of 8 make 2,560 completions
 BANK_SEED, BANK_TEMPERATURE = 0, 1.0
+LARGEST_BANK = 1_500_000  # bytes, compressed
+REAL_QUESTIONS = 64  # two policies, two prompts and groups of 8 make 2,048 completions
+REAL_PROFILE = "laptop"
+RAW = ROOT / "runs" / "bank"  # the answers of a real model as they are sampled
+REMOVE_BANK = "remove that folder, and runs/bank, to sample it anew"
 
 
 def record(seeds: tuple[int, ...] = SEEDS) -> None:
@@ -163,11 +175,25 @@ def collect(policy: Policy, questions: Sequence[Question], name: str) -> list[Gr
 
 
 def save_bank(groups: Sequence[Group], folder: str | Path, provenance: dict[str, Any]) -> None:
-    """Write the groups, compressed, with their provenance beside them; the same groups give the same bytes."""
-    text = "".join(json.dumps(dataclasses.asdict(group), ensure_ascii=False) + "\n" for group in groups)
-    path = Path(folder) / "completions.jsonl.gz"
-    write_bytes(path, gzip.compress(text.encode("utf-8"), mtime=0))
-    write_json(path.with_name("provenance.json"), provenance)
+    """Write the groups, compressed, with their provenance beside them; the same groups give the same bytes.
+
+    Raises:
+        ValueError: they take more than `LARGEST_BANK` bytes; nothing is written.
+    """
+    text = "".join(json.dumps(_row(group), ensure_ascii=False) + "\n" for group in groups)
+    path, packed = Path(folder) / FILE, gzip.compress(text.encode("utf-8"), mtime=0)
+    if len(packed) > LARGEST_BANK:
+        raise ValueError(
+            f"{path} would have {len(packed):,} bytes, and a bank may have {LARGEST_BANK:,}; ask fewer questions"
+        )
+    write_bytes(path, packed)
+    write_json(path.with_name(PROVENANCE), provenance)
+
+
+def _row(group: Group) -> dict[str, Any]:
+    """The fields of a group that are not their defaults."""
+    fields = ((field, getattr(group, field.name)) for field in dataclasses.fields(group))
+    return {field.name: value for field, value in fields if value != field.default}
 
 
 def record_bank() -> None:
@@ -192,10 +218,105 @@ def record_bank() -> None:
     save_bank(groups, BANK, provenance)
 
 
+def record_real_bank(
+    profile: Profile,
+    adapter: str | Path | None = None,
+    raw: Path = RAW,
+    folder: Path = BANKS[REAL],
+    asked: int = REAL_QUESTIONS,
+) -> None:
+    """Sample the bank of a profile's model and, where an adapter is given, of the model it trained.
+
+    Both answer the same questions of the train split, under the prompt "words" and the profile's own, a group each.
+    A policy that the bank holds already is not asked again. Of one that is interrupted nothing is lost but the last
+    `sampling.TOGETHER` questions.
+
+    Args:
+        raw: for the answers as they come, a folder a policy and prompt.
+        folder: of the bank.
+    Raises:
+        ValueError: the bank is of another model, adapter or protocol, or would be too large.
+    """
+    questions = random.Random(BANK_SEED).sample(load_questions(profile.dataset, "train"), asked)
+    there = all((folder / name).is_file() for name in (FILE, PROVENANCE))
+    provenance = read_json(folder / PROVENANCE, REMOVE_BANK) if there else {}
+    groups = load_bank(folder).groups if there else ()
+    policy = load_policy(profile)
+    if adapter:
+        check_adapter(adapter, policy)  # not only when hours have gone by
+    for name in ("base", "trained") if adapter else ("base",):
+        policy = with_adapter(policy, adapter) if name == "trained" else policy
+        made, who = _made(policy, questions)
+        policies = provenance.get("policies", {})
+        known = provenance | policies.get(name, who)
+        if provenance and (differ := differences(made | who, known, ("this call", str(folder)))):
+            raise ValueError(f"{folder} holds other completions: {'; '.join(differ)}. Mend: {REMOVE_BANK}")
+        if name not in policies:
+            new = [group for prompt in made["prompts"] for group in _sampled(policy, questions, prompt, raw, name)]
+            groups = [*(group for group in groups if group.policy != name), *new]
+            provenance = made | {"policies": policies | {name: who | {"versions": versions(), "machine": machine()}}}
+            save_bank(groups, folder, provenance)
+
+
+def _made(policy: Policy, questions: Sequence[Question]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the provenance says of a whole bank, and of this policy in it."""
+    profile, header = policy.profile, header_of(policy, questions)
+    made = {
+        "command": "python -m utils.scripts.record bank --model MODEL --adapter FOLDER",
+        "model": header["model"],
+        "weights": header["weights"],
+        "dtype": profile.dtype,
+        "questions": f"{len(questions)} of the {profile.dataset} train split, drawn by random.Random(seed).sample",
+        "revision": revision(questions),
+        "prompts": {prompt: PROMPTS[prompt] for prompt in dict.fromkeys(["words", profile.prompt])},
+        "group_size": profile.group_size,
+        "temperature": BANK_TEMPERATURE,
+        "max_completion_tokens": profile.max_completion_tokens,
+        "seed": BANK_SEED,
+    }
+    return made, {key: header[key] for key in ("adapter", "adapter_weights")}
+
+
+def _sampled(policy: Policy, questions: Sequence[Question], prompt: str, raw: Path, name: str) -> list[Group]:
+    """The groups of one policy under one prompt, from its answers in a folder of `raw`, once all are there."""
+    folder = raw / f"{name} {prompt}".replace(" ", "-")
+    policy = dataclasses.replace(policy, profile=policy.profile.replace(prompt=prompt))
+
+    def tell(done: int, of: int) -> None:
+        print(f"{folder}: {done} of {of} questions", flush=True)
+
+    sampling.collect(policy, questions, folder, policy.profile.group_size, BANK_SEED, tell)
+    answers: dict[int, list[Answer]] = {}
+    for answer in read_answers(folder / ANSWERS):
+        answers.setdefault(answer.index, []).append(answer)
+    return [
+        Group(
+            name,
+            same[0].question.question,
+            same[0].question.gold,
+            tuple(a.sample.text for a in same),
+            tuple(a.sample.tokens for a in same),
+            prompt,
+            tuple(a.sample.truncated for a in same),
+        )
+        for same in answers.values()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.scripts.record", description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", choices=("runs", "bank"), default="runs")
-    if parser.parse_args(arguments).what == "bank":
+    parser.add_argument("--model", help="sample the bank of this model: a folder, a .gguf file or a hub name")
+    parser.add_argument("--adapter", type=Path, help="what it learnt, to sample the trained model, too")
+    args = parser.parse_args(arguments)
+    if args.model and args.what != "bank" or args.adapter and not args.model:
+        parser.error("--model goes with bank, and --adapter with --model")
+    if args.model:
+        try:
+            record_real_bank(get_profile(REAL_PROFILE, args.model), args.adapter)
+        except (OSError, ValueError, InUse) as error:
+            parser.exit(1, f"{error}\n")
+    elif args.what == "bank":
         record_bank()
     else:
         record()
