@@ -131,12 +131,10 @@ class Network:
 
 def merged(*layers: Any) -> Apply:
     """The layers' matrices with their adapters added, W + scale B A, below each other."""
-    weights = [
-        _weight(layer) + sum(layer.get_delta_weight(name) for name in _adapters(layer))
-        if _adapters(layer)
-        else _weight(layer)
-        for layer in layers
-    ]
+    weights = []
+    for layer in layers:
+        weight, deltas = _weight(layer), [layer.get_delta_weight(name) for name in _adapters(layer)]
+        weights.append(weight + sum(deltas).to(weight.dtype) if deltas else weight)
     weight, bias = _below(weights), _biases(layers)
     return lambda x: linear(x, weight, bias)
 

@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.model.decoding import WIDE
 from utils.model.gguf_file import gguf_config
+from utils.model.network import LARGEST, SMALL
 from utils.model.policy import ENGINES, LORA_TARGETS
 from utils.model.profiles import QWEN_3B, Profile, is_gguf
+from utils.model.prompt_sharing import AT_ONCE
 
 GIB = 2**30
 _QWEN = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
@@ -122,8 +125,12 @@ def memory_model(
       autocast, and 4 per head (tensors that autograd saves). A CPU keeps them for all layers. On a GPU, gradient
       checkpointing keeps only each layer's input, hw (Unsloth: in RAM, but for two), and one layer at a time is
       computed anew; 3 gradients of width i, and a matrix out of 4 bit, come with it.
+      Without logits (`completion_logps`, a CPU): per token and layer 30h + 16i + 28r in float32, 19h + 8i + 14r in
+      bfloat16; and 2hw for each of the NL keys and values that the completions attend to.
     - logits: NCV of them, 16 bytes each in TRL (in float32: logits, a copy, two gradients). Unsloth's loss goes by 4N
-      chunks: 2 bytes each, and 4 in the chunk at work (compiled, unsloth_zoo 2026.10.7).
+      chunks: 2 bytes each, and 4 in the chunk at work (compiled, unsloth_zoo 2026.10.7). Without logits: those of
+      `AT_ONCE` tokens, 18 bytes each.
+    - packed weights: a second copy, in the order in which a CPU reads them, of a model above `SMALL` parameters.
 
     Args:
         config: a transformers config, see `model_config`.
@@ -143,9 +150,14 @@ def memory_model(
     kv_cache = 2 * layers * k * w * length * profile.completions_per_step
     if engine == "unsloth+vllm" and gpu_bytes:
         kv_cache = max(0, int(vllm_share(gpu_bytes) * gpu_bytes) - weights)
+    alone = engine == "transformers" and not four_bit and not gpu_bytes and matrices + rest <= LARGEST
+    own = alone and config["vocab_size"] > WIDE
     tokens = profile.micro_batch * length
     saved = 4 * (5 * h + 4 * i + 6 * k + 7 * r) if w == 4 else 22 * h + 8 * i + 12 * k + 14 * r
     saved = tokens * (saved + w * length + 4 * heads)
+    if own:
+        read = profile.micro_batch * profile.max_completion_tokens + profile.max_prompt_tokens
+        saved = read * (30 * h + 16 * i + 28 * r if w == 4 else 19 * h + 8 * i + 14 * r) + tokens * 2 * h * w
     one_layer = tokens * 3 * i * w
     if four_bit or gpu_bytes:
         kept = tokens * h * w * (2 if unsloth else layers)
@@ -154,6 +166,8 @@ def memory_model(
         kept = layers * saved
     chunks = profile.micro_batch * max(4, length // 4096)
     logits = profile.micro_batch * profile.max_completion_tokens * config["vocab_size"]
+    if not unsloth:
+        logits = AT_ONCE * config["vocab_size"] * 18 if own else logits * 16
     return {
         "weights": weights,
         "adapters": sum(lora) * (adapter + 2 * (engine == "unsloth+vllm")),
@@ -162,7 +176,8 @@ def memory_model(
         "KV cache": kv_cache,
         "activations kept": kept,
         "one layer": one_layer,
-        "logits": int(logits * (2 + 4 / chunks)) if unsloth else logits * 16,
+        "logits": int(logits * (2 + 4 / chunks)) if unsloth else logits,
+        "packed weights": w * (matrices + config["vocab_size"] * h) if alone and matrices + rest > SMALL else 0,
         "reserve": RESERVE,
     }
 
@@ -171,5 +186,5 @@ def peak(parts: dict[str, int]) -> int:
     """Bytes at the worst moment. The KV cache (sampling) and the activations (training) are never there together,
     nor are the logits when the layers go backward."""
     training = parts["activations kept"] + max(parts["one layer"], parts["logits"])
-    always = ("weights", "adapters", "gradients", "optimizer state", "reserve")
+    always = ("weights", "packed weights", "adapters", "gradients", "optimizer state", "reserve")
     return sum(parts[name] for name in always) + max(parts["KV cache"], training)
