@@ -492,6 +492,22 @@ def _in_order(answers: list[Answer]) -> list[Answer]:
     return sorted(answers, key=lambda answer: answer.index) if by_index else answers
 
 
+def pack(folder: Path, target: Path) -> None:
+    """Copy the answers of `folder` to `target`, compressed, with what says how they were given; the same bytes always."""
+    write_bytes(target / f"{ANSWERS}.gz", gzip.compress((folder / ANSWERS).read_bytes(), mtime=0))
+    for name in (PROTOCOL, CARD):
+        if (folder / name).exists():
+            write_bytes(target / name, (folder / name).read_bytes())
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """The reverse of `pack`."""
+    write_bytes(folder / ANSWERS, gzip.decompress((source / f"{ANSWERS}.gz").read_bytes()))
+    for name in (PROTOCOL, CARD):
+        if (source / name).exists():
+            write_bytes(folder / name, (source / name).read_bytes())
+
+
 def restamp(folder: Path) -> None:
     """Put stored answers under the present rules: those say how an answer is judged, not how it was given.
 

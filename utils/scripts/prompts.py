@@ -3,7 +3,7 @@
     python -m utils.scripts.prompts --model DEST
 
 At temperature 1, as in training. Completions are kept in `runs/prompts`, so that an interrupted comparison goes on; the
-table goes to `assets/runs/prompts`, and notebook 01 argues from it.
+table goes to `assets/runs/prompts` with the completions, and notebook 01 argues from it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from utils.data.answers import is_correct, parse_completion
 from utils.data.prompts import PROMPTS
 from utils.data.questions import load_questions
-from utils.evaluation.protocol import ANSWERS, Answer, read_answers
+from utils.evaluation.protocol import ANSWERS, Answer, pack, read_answers
 from utils.evaluation.sampling import collect
 from utils.files import ROOT, write_json
 from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
 
-TABLE = ROOT / "assets" / "runs" / "prompts" / "table.json"
+RUNS = ROOT / "assets" / "runs" / "prompts"
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
@@ -57,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = {}
     for name in PROMPTS:
         asked = dataclasses.replace(policy, profile=policy.profile.replace(prompt=name))
-        folder = args.output / name.replace(", ", "-").replace(" ", "-")
+        folder = args.output / name.replace(",", "").replace(" ", "-")
         collect(asked, questions, folder, n=1)
+        pack(folder, RUNS / folder.name)
         table[name] = rates(read_answers(folder / ANSWERS))
         print(f"{name:20}" + "  ".join(f"{what} {value}" for what, value in table[name].items()), flush=True)
     profile = policy.profile
-    write_json(TABLE, {"model": Path(profile.model).name, "cap": profile.max_completion_tokens, "prompts": table})
+    write_json(
+        RUNS / "table.json", {"model": Path(profile.model).name, "cap": profile.max_completion_tokens, "prompts": table}
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Each call goes on where the one before was stopped. Base and trained model answe
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import shutil
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from typing import Any
 from utils.data.questions import load_questions
 from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
-from utils.evaluation.protocol import ANSWERS, CARD, PROTOCOL, read_header
-from utils.files import ROOT, write_bytes, write_json, write_text
+from utils.evaluation.protocol import ANSWERS, CARD, pack, read_header, unpack
+from utils.files import ROOT, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
 from utils.model.profiles import Profile, get_profile
 from utils.scripts.commands import counter
@@ -81,16 +80,11 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
 def publish(work: Path, target: Path = RUNS) -> None:
     """Copy what is finished: stored answers, compressed; of a seed also its log, adapter, summary and card."""
     for folder in sorted(path.parent for path in work.glob(f"*/*/{ANSWERS}")):
-        header, place = read_header(folder), target / folder.relative_to(work)
-        answers = (folder / ANSWERS).read_bytes()
         each = 1 if (folder / CARD).exists() else SAMPLES
-        if answers.count(b"\n") != header["questions"] * each:
+        if (folder / ANSWERS).read_bytes().count(b"\n") == read_header(folder)["questions"] * each:
+            pack(folder, target / folder.relative_to(work))
+        else:
             print(f"{folder} is not finished")
-            continue
-        write_bytes(place / f"{ANSWERS}.gz", gzip.compress(answers, mtime=0))
-        for name in (PROTOCOL, CARD):
-            if (folder / name).exists():
-                shutil.copy(folder / name, place / name)
     for run in sorted(work.glob("seed-*/run")):
         place = target / run.parent.name
         for name in LOGS:
@@ -105,15 +99,12 @@ def publish(work: Path, target: Path = RUNS) -> None:
             print(report.verdict_line(summary))
 
 
-def unpack(source: Path, work: Path) -> None:
-    """Bring stored answers back to `work`, so that what they cost is not paid again."""
+def take_up(work: Path, source: Path = RUNS) -> None:
+    """Bring recorded answers back to `work`, so that what they cost is not paid again."""
     for packed in source.glob(f"*/*/{ANSWERS}.gz"):
         folder = work / packed.parent.relative_to(source)
         if not folder.exists():
-            write_bytes(folder / ANSWERS, gzip.decompress(packed.read_bytes()))
-            for name in (PROTOCOL, CARD):
-                if (packed.parent / name).exists():
-                    shutil.copy(packed.parent / name, folder / name)
+            unpack(packed.parent, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.what == "publish":
         publish(args.work)
         return
-    unpack(RUNS, args.work)
+    take_up(args.work)
     profile = get_profile("laptop", args.model)
     if args.what == "base":
         measure(load_policy(profile), args.work / "base")
