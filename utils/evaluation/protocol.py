@@ -493,7 +493,7 @@ def _in_order(answers: list[Answer]) -> list[Answer]:
 
 
 def pack(folder: Path, target: Path) -> None:
-    """Copy the answers of `folder` to `target`, compressed, with what says how they were given; the same bytes always."""
+    """Copy the answers of `folder` to `target`, compressed, with what says how they were given."""
     write_bytes(target / f"{ANSWERS}.gz", gzip.compress((folder / ANSWERS).read_bytes(), mtime=0))
     for name in (PROTOCOL, CARD):
         if (folder / name).exists():

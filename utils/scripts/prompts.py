@@ -24,6 +24,7 @@ from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
 
 RUNS = ROOT / "assets" / "runs" / "prompts"
+CAP, QUESTIONS = 200, 200  # tokens of a completion; of the validation split
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder, .gguf file or hub name")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "prompts", help="where completions are kept")
     args = parser.parse_args(argv)
-    policy = load_policy(get_profile("laptop", args.model))
-    questions = load_questions("gsm8k", "validation")[:200]
+    policy = load_policy(get_profile("laptop", args.model).replace(max_completion_tokens=CAP))
+    questions = load_questions("gsm8k", "validation")[:QUESTIONS]
     table = {}
     for name in PROMPTS:
         asked = dataclasses.replace(policy, profile=policy.profile.replace(prompt=name))
@@ -62,10 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pack(folder, RUNS / folder.name)
         table[name] = rates(read_answers(folder / ANSWERS))
         print(f"{name:20}" + "  ".join(f"{what} {value}" for what, value in table[name].items()), flush=True)
-    profile = policy.profile
-    write_json(
-        RUNS / "table.json", {"model": Path(profile.model).name, "cap": profile.max_completion_tokens, "prompts": table}
-    )
+    write_json(RUNS / "table.json", {"model": Path(policy.profile.model).name, "cap": CAP, "prompts": table})
 
 
 if __name__ == "__main__":
