@@ -1,6 +1,7 @@
 """Where a training step on the tiny model spends its time, with stock calls and with shared prompts.
 
-    python -m tests.benchmarks.profile_step        # about 2 minutes on two quiet cores
+    python -m tests.benchmarks.profile_step                  # about 2 minutes on two quiet cores
+    python -m tests.benchmarks.profile_step --model DIR      # a real model, profile laptop: about 5 minutes
 
 Two trainers of the same numbers take turns: one as `build_trainer` makes it ("after"), one whose model has its own
 `generate` and `forward` back ("before"). Their learning rate is 0, so that both stay with the base model's
@@ -13,16 +14,20 @@ assets/figures/step_profile.png, and beside them two floors, which no change of 
                   the loss, a completion token likewise, and the gradient passes through all of them once, since the
                   weights under the adapter get none. Adapters themselves (rank 16) are left out, and so are norms.
     framework     A step of the same completions with a model of one block, eight numbers wide, and one token each.
+
+With a real model there is only one trainer, for stock calls need more memory than such a machine has: REAL_STEPS steps
+of 16 completions of up to REAL_CAP tokens to questions of GSM8K, written to assets/runs/step_profile_qwen.csv.
 """
 
 from __future__ import annotations
 
+import resource
 import statistics
 import tempfile
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +38,17 @@ from transformers.utils import logging
 
 from tests.benchmarks.speed import QUESTIONS, random_policy
 from tests.benchmarks.stock import write_csv
-from utils.files import ROOT, write_bytes
+from utils.data.questions import Question, load_questions
+from utils.files import ROOT, read_jsonl, write_bytes
 from utils.model.policy import load_policy
-from utils.model.profiles import PROFILES
+from utils.model.profiles import PROFILES, get_profile
 from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, png
 from utils.setup import machine
 from utils.training.grpo import build_trainer
 
 STEPS, MATRIX = 12, 1_024
+REAL_STEPS, REAL_CAP = 6, 200
+SPREAD = {"median": statistics.median, "fastest": min, "slowest": max}
 REST = "TRL and data"
 PARTS = {
     "rollout": BLUE,
@@ -89,11 +97,13 @@ class StepClock(TrainerCallback):
         self.started = now
 
 
-def profiled(policy: Any, shared: bool, steps: int, folder: str, seed: int = 0) -> tuple[StepClock, Any]:
+def profiled(
+    policy: Any, shared: bool, steps: int, folder: str, seed: int = 0, questions: Sequence[Question] = QUESTIONS
+) -> tuple[StepClock, Any]:
     """The clock of a short run, and its trainer."""
     policy.profile = policy.profile.replace(steps=steps, lr_power=1.0)  # the rate of 0 has no other way to fall
     settings = {"learning_rate": 0.0, "save_strategy": "no"}
-    trainer = build_trainer(policy, QUESTIONS, Path(folder), seed, settings=settings)
+    trainer = build_trainer(policy, questions, Path(folder), seed, settings=settings)
     if not shared:
         del trainer.model.generate, trainer.model.forward
     clock = StepClock(trainer)
@@ -102,9 +112,9 @@ def profiled(policy: Any, shared: bool, steps: int, folder: str, seed: int = 0) 
     return clock, trainer
 
 
-def matmul_rate() -> float:
-    """Multiplications and additions per second of float32 matrices, the median of 15 products."""
-    a, b = torch.rand(2, MATRIX, MATRIX)
+def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Multiplications and additions per second of two matrices, the median of 15 products."""
+    a, b = torch.rand(2, MATRIX, MATRIX).to(dtype)
     times = []
     for _ in range(15):
         start = time.perf_counter()
@@ -136,7 +146,7 @@ def arithmetic_floor(trainer: Any) -> tuple[float, float]:
     batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     prompts = batch["prompt_mask"].sum(1).tolist()
     lengths = batch["completion_mask"].sum(1).tolist()
-    size, rate = trainer.num_generations, matmul_rate()
+    size, rate = trainer.num_generations, matmul_rate(trainer.model.dtype)
     groups = [lengths[i : i + size] for i in range(0, len(lengths), size)]
     return step_flops(trainer.model, prompts[::size], groups) / rate, rate
 
@@ -174,9 +184,39 @@ def figure_of(bars: dict[str, dict[str, float]], floors: dict[str, float]) -> Fi
     return figure
 
 
+def real(model: str) -> None:
+    """Profile a real model's step."""
+    policy = load_policy(get_profile("laptop", model).replace(max_completion_tokens=REAL_CAP))
+    with tempfile.TemporaryDirectory() as folder:
+        clock, trainer = profiled(policy, True, REAL_STEPS, folder, questions=load_questions("gsm8k", "train")[:64])
+        lengths = [line["completions/mean_length"] for line in read_jsonl(Path(folder) / "log.jsonl")[1:]]
+    steps = clock.steps[1:]
+    parts = {part: statistics.median(step[part] for step in steps) for part in PARTS}
+    arithmetic, rate = arithmetic_floor(trainer)
+    whole = [sum(step.values()) for step in steps]
+    where = f"{machine()}, {torch.get_num_threads()} threads, {policy.profile.dtype}, {rate / 1e9:.0f} GFLOP/s"
+    rows = [{"step": "machine", "part": where, "seconds": ""}]
+    rows += [{"step": "real", "part": part, "seconds": round(seconds, 2)} for part, seconds in parts.items()]
+    rows += [{"step": "real", "part": f"{name} step", "seconds": round(f(whole), 2)} for name, f in SPREAD.items()]
+    rows += [{"step": "floor: arithmetic", "part": "all", "seconds": round(arithmetic, 2)}]
+    write_csv(ROOT / "assets" / "runs" / "step_profile_qwen.csv", rows)
+    print(f"completions of {statistics.fmean(lengths):.0f} tokens in the mean; peak {peak_gib():.1f} GiB")
+    print("\n".join(f"{row['step']:<20}{row['part']:<22}{row['seconds']}" for row in rows))
+
+
+def peak_gib() -> float:
+    """The most memory that this process had [GiB]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def main() -> None:
-    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder of a real model, for the profile laptop; needs GSM8K_DIR")
+    args = parser.parse_args()
     logging.set_verbosity_error()
+    if args.model:
+        real(args.model)
+        return
     clocks: dict[str, list[StepClock]] = {"before": [], "after": []}
     for seed in range(3):  # in turns, so that other work on the machine meets both
         for name, found in clocks.items():
