@@ -171,6 +171,16 @@ def hold_out(questions: list[Question], count: int, seed: int = 0) -> tuple[list
     return ([q for i, q in enumerate(questions) if i not in chosen], [questions[i] for i in sorted(chosen)])
 
 
+def solution_steps(solution: str) -> int:
+    """The steps of a written solution: its lines before the gold.
+
+    Example:
+        >>> solution_steps("48/2 = 24 clips in May\\n48+24 = 72 in both\\n#### 72")
+        2
+    """
+    return sum(bool(line.strip()) for line in solution.partition("####")[0].split("\n"))
+
+
 def strip_annotations(solution: str) -> str:
     """Remove GSM8K's calculator annotations.
 

@@ -40,6 +40,7 @@ class Profile:
     max_completion_tokens: int
     context_tokens: int  # what the model is loaded for: prompt + completion
     prompt: str = "layout and example"  # entry of `PROMPTS`
+    solution_steps: int | None = None  # most that the written solution of a training question may have
     unsloth: bool = False  # 4-bit weights through Unsloth, vLLM for generation
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -163,6 +164,7 @@ PROFILES = {
             max_prompt_tokens=400,
             max_completion_tokens=256,
             temperature=0.7,
+            solution_steps=3,
             context_tokens=1024,
             lora_rank=8,
             lora_alpha=16,

@@ -35,7 +35,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, set_seed
 
 from utils.data.prompts import chat_prompt, within_budget
-from utils.data.questions import Question, load_questions
+from utils.data.questions import Question, load_questions, solution_steps
 from utils.files import (
     ROOT,
     append_jsonl,
@@ -612,10 +612,16 @@ def save_adapter(model: Any, folder: Path) -> Path:
 
 
 def training_questions(profile: Profile, tokenizer: Any) -> list[Question]:
-    """The train split of the profile's dataset, less the questions too long for its budget (how many is printed)."""
-    questions, too_long = within_budget(
-        load_questions(profile.dataset, "train"), tokenizer, profile.max_prompt_tokens, profile.system_prompt
-    )
+    """The train split of the profile's dataset, less the questions too hard or too long for it (how many is printed)."""
+    questions = load_questions(profile.dataset, "train")
+    if profile.solution_steps:
+        easier = [q for q in questions if solution_steps(q.row["answer"]) <= profile.solution_steps]
+        print(
+            f"{len(easier):,} of {len(questions):,} questions are trained on: those with a written solution of at most "
+            f"{profile.solution_steps} steps"
+        )
+        questions = easier
+    questions, too_long = within_budget(questions, tokenizer, profile.max_prompt_tokens, profile.system_prompt)
     if too_long:
         print(
             f"{len(too_long)} of {len(questions) + len(too_long)} questions left out: their prompts exceed "
