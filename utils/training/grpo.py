@@ -612,7 +612,7 @@ def save_adapter(model: Any, folder: Path) -> Path:
 
 
 def training_questions(profile: Profile, tokenizer: Any) -> list[Question]:
-    """The train split of the profile's dataset, less the questions too hard or too long for it (how many is printed)."""
+    """The train split of the profile's dataset, less the questions too hard or too long for it; says how many."""
     questions = load_questions(profile.dataset, "train")
     if profile.solution_steps:
         easier = [q for q in questions if solution_steps(q.row["answer"]) <= profile.solution_steps]
