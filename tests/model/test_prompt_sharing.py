@@ -7,10 +7,11 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from utils.data.questions import load_questions
-from utils.model import decoding
-from utils.model.decoding import decode, share_prompts
+from utils.model import prompt_sharing
+from utils.model.decoding import decode
 from utils.model.policy import LORA_TARGETS, add_lora, load_policy, render_prompt
 from utils.model.profiles import get_profile
+from utils.model.prompt_sharing import share_prompts
 from utils.training.grpo import build_trainer, run_training
 
 PROFILE = get_profile("tiny").replace(
@@ -260,13 +261,13 @@ def training_order(inputs):
 def test_the_trainer_uses_both(tmp_path, monkeypatch):
     """Else the tests above would guard functions that nobody calls."""
     called = []
-    functions = {name: getattr(decoding, name) for name in ("_generate", "_forward")}
+    functions = {name: getattr(prompt_sharing, name) for name in ("_generate", "_forward")}
 
     def watch(name):
         return lambda *args: (called.append(name), functions[name](*args))[1]
 
     for name in functions:
-        monkeypatch.setattr(decoding, name, watch(name))
+        monkeypatch.setattr(prompt_sharing, name, watch(name))
     trainer = build_trainer(load_policy(PROFILE.replace(steps=1)), QUESTIONS, tmp_path, seed=3)
     trainer.train()
     assert called == ["_generate", "_forward"]
