@@ -1,4 +1,4 @@
-"""The short decoding loop beside the model it stands in for: greedy tokens, sampled distribution, what it suits."""
+"""The short decoding loop beside the model it stands in for: greedy tokens, and the distribution of sampled ones."""
 
 import copy
 import math
@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import set_seed
 
+from tests.model.qwens import padded, theirs
 from utils.data.questions import load_questions
 from utils.files import ROOT
-from utils.model import decoding, network
+from utils.model import decoding
 from utils.model.decoding import decode
-from utils.model.network import suits
 from utils.model.policy import load_policy, render_prompt, with_adapter
 from utils.model.profiles import get_profile
 
@@ -42,31 +42,8 @@ def prompts(policy, count, start=0):
     return policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
 
 
-def padded(*rows):
-    """Token lists as (input_ids, attention_mask), padded on the left with 0."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
-
-
 def ours(model, ids, mask, n=1, cap=64, temperature=0.0, end=END):
     return decode(model, ids, mask, torch.arange(len(ids)).repeat_interleave(n), cap, temperature, end)
-
-
-def theirs(model, ids, mask, n=1, cap=64, end=END):
-    """What `model.generate` decodes greedily, each row cut behind its end token."""
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.repeat_interleave(n, 0),
-            attention_mask=mask.repeat_interleave(n, 0),
-            max_new_tokens=cap,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=0,
-        )
-    rows = output[:, ids.shape[1] :].tolist()
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 def next_probabilities(model, ids, mask, temperature=1.0):
@@ -258,42 +235,3 @@ def test_a_token_without_probability_is_never_drawn():
     set_seed(6)
     drawn = Counter(decoding._pick(logits, 1.0).tolist())
     assert drawn.keys() == {1, 2} and abs(drawn[2] / 50_000 - 0.75) < 0.01
-
-
-# ---------------------------------------------------------------------------------------------- suits
-
-
-def small(**changes):
-    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, max_window_layers=1)
-    heads = dict(num_attention_heads=2, num_key_value_heads=1)
-    return Qwen2ForCausalLM(Qwen2Config(**(numbers | heads | changes)))
-
-
-def test_suits_the_embedded_model_with_and_without_an_adapter(base, trained):
-    assert suits(base.model) and suits(trained.model) and suits(small())
-
-
-def test_other_models_keep_their_generate(monkeypatch):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    assert not suits(LlamaForCausalLM(LlamaConfig(**numbers)))
-    assert not suits(small(use_sliding_window=True, sliding_window=8))
-    assert not suits(small(rope_scaling={"rope_type": "linear", "factor": 2.0}))
-    assert not suits(small().to("meta")), "only a CPU's arithmetic is so cheap that the rest counts"
-    model = small()
-    monkeypatch.setattr(network, "LARGEST", model.num_parameters() - 1)
-    assert not suits(model)
-
-
-@pytest.mark.parametrize("heads, key_heads, tied", [(4, 4, True), (4, 1, False), (8, 2, True)])
-def test_other_shapes_of_the_same_kind(heads, key_heads, tied):
-    torch.manual_seed(0)
-    numbers = dict(hidden_size=64, num_hidden_layers=3, vocab_size=97, initializer_range=0.3)
-    model = small(**numbers, num_attention_heads=heads, num_key_value_heads=key_heads, tie_word_embeddings=tied).eval()
-    for bias in (p for name, p in model.named_parameters() if name.endswith("bias")):
-        torch.nn.init.normal_(bias)
-    ids, mask = padded([5], [1, 7, 8, 9, 10, 11], [30, 4])
-    found = ours(model, ids, mask, cap=24)
-    assert found == theirs(model, ids, mask, cap=24)
-    assert len({tuple(row) for row in found}) == 3

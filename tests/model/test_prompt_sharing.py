@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import GenerationConfig, Qwen2ForCausalLM, set_seed
 
+from tests.model.qwens import small, stir, with_lora
 from utils.data.questions import load_questions
 from utils.model import prompt_sharing
 from utils.model.decoding import decode
@@ -24,16 +24,7 @@ END = 2
 @pytest.fixture
 def model():
     """The embedded model under an adapter that does something: B is zero in a fresh one, and with it A's gradient."""
-    model = add_lora(load_policy(PROFILE), 0)
-    stir(model)
-    return model
-
-
-def stir(model):
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+    return stir(add_lora(load_policy(PROFILE), 0))
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +134,7 @@ def test_other_calls_of_forward_are_left_alone(model, prompts):
 
 
 def test_a_model_that_does_not_suit_is_left_alone():
-    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    model = Qwen2ForCausalLM(Qwen2Config(**numbers, rope_scaling={"rope_type": "linear", "factor": 2.0}))
+    model = small(rope_scaling={"rope_type": "linear", "factor": 2.0})
     share_prompts(model)
     assert "generate" not in vars(model) and "forward" not in vars(model)
 
@@ -299,8 +289,7 @@ def test_full_weights_get_their_gradients_too(prompts):
 
 
 def test_an_adapter_on_some_matrices_only(prompts):
-    model = get_peft_model(load_policy(PROFILE).model, LoraConfig(r=4, target_modules=LORA_TARGETS[:2]))
-    stir(model)
+    model = with_lora(load_policy(PROFILE).model, target_modules=LORA_TARGETS[:2])
     greedy, expected = greedily(model, prompts)
     share_prompts(model)
     assert torch.equal(model.generate(**prompts, generation_config=greedy), expected)
