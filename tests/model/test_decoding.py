@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import set_seed
 
-from tests.model.qwens import padded, theirs
+from tests.model.qwens import padded, small, theirs
 from utils.data.questions import load_questions
 from utils.files import ROOT
 from utils.model import decoding
@@ -139,6 +139,50 @@ def test_the_batch_is_packed_as_completions_end(base, monkeypatch):
     assert left and left == sorted(left, reverse=True) and left[-1] < 12
 
 
+# --------------------------------------------------------------------------------- a common beginning
+
+BEGINNINGS = {  # prompts, and how many tokens they all begin with, less than the shortest has
+    "none": ([[5, 6, 7], [8, 9], [10, 11, 12, 13]], 0),
+    "none, and the rest alike": ([[5, 8, 9, 10], [6, 8, 9, 10]], 0),
+    "one token": ([[1, 5, 6], [1, 8], [1, 10, 11, 12]], 1),
+    "all but one token": ([[1, 7, 8, 9, 10], [1, 7, 8, 9, 11], [1, 7, 8, 9, 12]], 4),
+    "one is the beginning of the others": ([[1, 7, 8], [1, 7, 8, 9, 10], [1, 7, 8, 11]], 2),
+    "one of a single token": ([[1], [1, 7, 8]], 0),
+    "identical": ([[1, 7, 8, 9]] * 3, 3),
+    "a single prompt": ([[1, 7, 8, 9]], 0),
+    "long, and one much longer": ([[1, 7, 8, 9, 3, 20], [1, 7, 8, 9, 3, *range(20, 60)], [1, 7, 8, 9, 3, 4]], 5),
+    "one that ends alike": ([[1, 7, 8, 30, 31], [1, 7, 30, 31]], 2),
+    "with the padding token": ([[0, 0, 5, 6], [0, 0, 7], [0, 0, 0, 0]], 2),
+}
+
+
+@pytest.mark.parametrize("rows, shared", BEGINNINGS.values(), ids=BEGINNINGS.keys())
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch, rows, shared):
+    model, (ids, mask), read = small(0), padded(*rows), []
+    forward = decoding.Network.logits
+
+    def watch(network, tokens, *rest):
+        read.append(tuple(tokens.shape))
+        return forward(network, tokens, *rest)
+
+    monkeypatch.setattr(decoding.Network, "logits", watch)
+    found = ours(model, ids, mask, n=2, cap=20)
+    beginning = [(1, shared)] if shared else []
+    assert read[: len(beginning) + 1] == [*beginning, (len(rows), ids.shape[1] - shared)]
+    assert found == theirs(model, ids, mask, n=2, cap=20)
+    monkeypatch.setattr(decoding, "_shared", lambda ids, mask: 0)
+    assert found == ours(model, ids, mask, n=2, cap=20)
+
+
+def test_prompts_with_a_common_beginning_in_any_order(base):
+    """The real ones: all begin with the system message."""
+    inputs = prompts(base, 6)
+    assert decoding._shared(inputs["input_ids"], inputs["attention_mask"]) > 30
+    order = torch.tensor([4, 1, 1, 5, 0])
+    found = decode(base.model, **inputs, prompt_of=order, cap=64, temperature=0.0, end_token=END)
+    assert found == [ours(base.model, **names(prompts(base, 1, start=i)))[0] for i in order.tolist()]
+
+
 # --------------------------------------------------------------------------------------------- sampled
 
 DRAWS, AT_ONCE = 10_000, 1_000
@@ -227,6 +271,55 @@ def test_a_seed_fixes_what_is_sampled(base):
         set_seed(seed)
         found.append(ours(base.model, **names(prompts(base, 3)), n=4, temperature=1.0))
     assert found[0] == found[1] != found[2]
+
+
+WIDTHS = {"prime": 97, "square": 100, "twice a prime": 94, "of many divisors": 96}
+
+
+@pytest.mark.parametrize("wide", [10, 1_000], ids=["two stages", "one stage"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
+def test_tokens_are_drawn_with_their_probabilities(monkeypatch, wide, dtype, width):
+    monkeypatch.setattr(decoding, "WIDE", wide)
+    set_seed(7)
+    logits = (2 * torch.randn(2, width)).to(dtype)
+    before, rows = logits.clone(), torch.arange(2).repeat(100_000)
+    drawn = decoding._pick(logits[rows], 0.7)
+    for i in range(2):  # what the other row holds must not matter
+        counts = Counter(drawn[rows == i].tolist())
+        assert far(counts, (logits[i].float() / 0.7).softmax(-1)) < 5
+        assert far(counts, logits[i].float().softmax(-1)) > 100, "the temperature should be seen"
+        assert far(counts, (logits[1 - i].float() / 0.7).softmax(-1)) > 100
+    assert torch.equal(logits, before) and torch.equal(decoding._pick(logits, 0), logits.float().argmax(-1))
+
+
+def test_the_divisor_of_two_stages():
+    """Qwen's vocabulary makes 128 blocks of 1,187 tokens; one of a prime size is a single block."""
+    assert [decoding._divisor(n) for n in (1, 2, 97, 100, 94, 96, 151_936, 151_643)] == [1, 1, 1, 10, 2, 8, 128, 1]
+
+
+@pytest.mark.parametrize("wide", [10, 1_000], ids=["two stages", "one stage"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
+def test_a_token_of_probability_0_is_never_drawn(monkeypatch, wide, width):
+    """Neither in a block with others, nor a whole block, nor at either end."""
+    monkeypatch.setattr(decoding, "WIDE", wide)
+    set_seed(8)
+    possible = torch.tensor([i for i in range(13, width - 9) if i % 3 == 0 and not 30 <= i < 55])
+    logits = torch.full((width,), float("-inf"))
+    logits[possible] = 5 * torch.randn(len(possible))
+    drawn = Counter(decoding._pick(logits.expand(100_000, -1), 1.0).tolist())
+    assert drawn.keys() <= set(possible.tolist()) and far(drawn, logits.softmax(-1)) < 5
+
+
+def test_the_last_random_number_before_1_gives_the_last_possible_token(monkeypatch):
+    largest = 1 - 2**-24
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, largest))
+    set_seed(9)
+    for wide in (10, 1_000):
+        monkeypatch.setattr(decoding, "WIDE", wide)
+        logits = torch.randn(200, 96)
+        logits[:, 90:] = float("-inf")
+        assert set(decoding._pick(logits, 1.0).tolist()) <= set(range(90))
 
 
 def test_a_token_without_probability_is_never_drawn():
