@@ -311,15 +311,15 @@ def test_a_token_of_probability_0_is_never_drawn(monkeypatch, wide, width):
     assert drawn.keys() <= set(possible.tolist()) and far(drawn, logits.softmax(-1)) < 5
 
 
-def test_the_last_random_number_before_1_gives_the_last_possible_token(monkeypatch):
-    largest = 1 - 2**-24
-    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, largest))
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("wide", [10, 1_000], ids=["two stages", "one stage"])
+def test_the_first_and_the_last_random_number_give_possible_tokens(monkeypatch, wide, number):
+    monkeypatch.setattr(decoding, "WIDE", wide)
     set_seed(9)
-    for wide in (10, 1_000):
-        monkeypatch.setattr(decoding, "WIDE", wide)
-        logits = torch.randn(200, 96)
-        logits[:, 90:] = float("-inf")
-        assert set(decoding._pick(logits, 1.0).tolist()) <= set(range(90))
+    logits = torch.randn(200, 96)
+    logits[:, :5] = logits[:, 90:] = float("-inf")
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, number))
+    assert set(decoding._pick(logits, 1.0).tolist()) <= set(range(5, 90))
 
 
 def test_a_token_without_probability_is_never_drawn():
