@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from tests.gpu import measure, prove, report, stand_in, wheels
 from tests.gpu.meter import PHASES, Meter
-from utils.data.questions import chat_prompt, load_questions
+from utils.data.prompts import SYSTEM_PROMPT, chat_prompt
+from utils.data.questions import load_questions
 from utils.files import ROOT
 from utils.model.profiles import PROFILES, Profile
 from utils.setup import read_pins
@@ -86,15 +87,15 @@ def test_the_profile_is_t4_with_another_model(tmp_path):
 
 def test_prompts_are_filled_to_the_cap_and_no_further(model):
     tokenizer = AutoTokenizer.from_pretrained(model)
-    filled = stand_in.full_prompts(QUESTIONS, tokenizer, 320)
-    low, high = measure.prompt_tokens(filled, tokenizer)
-    assert 310 <= low <= high <= 320
+    filled = stand_in.full_prompts(QUESTIONS, tokenizer, 320, SYSTEM_PROMPT)
+    conversations = [chat_prompt(q.question, SYSTEM_PROMPT) for q in filled]
+    rendered = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    assert all(310 <= len(ids) <= 320 for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"])
     assert [q.gold for q in filled] == [q.gold for q in QUESTIONS]
     assert all(f.question.startswith(q.question) for f, q in zip(filled, QUESTIONS, strict=True))
-    rendered = tokenizer.apply_chat_template(chat_prompt(filled[0].question), tokenize=False)
-    assert rendered.count(QUESTIONS[0].question) > 1
+    assert rendered[0].count(QUESTIONS[0].question) > 1
     with pytest.raises(ValueError, match="more than 20: 'Z?"):
-        stand_in.full_prompts(QUESTIONS, tokenizer, 20)
+        stand_in.full_prompts(QUESTIONS, tokenizer, 20, SYSTEM_PROMPT)
 
 
 def test_the_proof_reward_tells_completions_apart():

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from transformers import set_seed
 
 from utils.data.questions import load_questions
-from utils.model import decoding
+from utils.model import network
 from utils.model.policy import generate, load_policy, with_adapter
 from utils.model.profiles import PROFILES
 from utils.scripts.record import ADAPTER
@@ -25,7 +25,7 @@ REPEATS = 5
 def timed(policy, questions, temperature, n, short):
     """Seconds, tokens and texts of one call, by the short loop or by `model.generate`."""
     set_seed(0)
-    with patch.object(decoding, "suits", lambda model: short):
+    with patch.object(network, "suits", lambda model: short):
         start = time.perf_counter()
         samples = [sample for group in generate(policy, questions, temperature, n) for sample in group]
     return time.perf_counter() - start, sum(s.tokens for s in samples), [s.text for s in samples]

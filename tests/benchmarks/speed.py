@@ -39,9 +39,10 @@ from transformers.utils import logging
 from tests.benchmarks.stock import Watch, best, stock_trainer, write_csv
 from utils.data.questions import load_questions
 from utils.files import ROOT, write_bytes
-from utils.model.decoding import _distinct, decode
+from utils.model.decoding import decode
 from utils.model.policy import Policy, load_policy, render_prompt
 from utils.model.profiles import PROFILES, Profile
+from utils.model.prompt_sharing import _distinct
 from utils.plots import BLUE, GREY, png
 from utils.scripts.record import fill_readme
 from utils.setup import machine

@@ -67,7 +67,7 @@ def stock_trainer(kind: str, rate: float, seed: int, output: str) -> Any:
         model=add_lora(policy, seed) if kind == "LoRA" else policy.model,
         args=config,
         processing_class=policy.tokenizer,
-        train_dataset=build_dataset(load_questions(profile.dataset, "train")),
+        train_dataset=build_dataset(load_questions(profile.dataset, "train"), profile.system_prompt),
         reward_funcs=list(REWARDS),
     )
     trainer.remove_callback(PrinterCallback)

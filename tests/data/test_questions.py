@@ -5,18 +5,8 @@ import json
 import pytest
 
 from utils.data.audit import shared_questions
-from utils.data.questions import (
-    Question,
-    chat_prompt,
-    hold_out,
-    load_questions,
-    prompt_tokens,
-    read_questions,
-    strip_annotations,
-    within_budget,
-)
+from utils.data.questions import Question, hold_out, load_questions, read_questions, strip_annotations
 from utils.data.tiny_world import SPLIT_SIZES
-from utils.files import ROOT
 
 
 def write(tmp_path, *lines):
@@ -156,38 +146,3 @@ def test_a_leak_is_found_under_other_punctuation():
 
 def test_annotations_are_stripped():
     assert strip_annotations("She has 4*12=<<4*12=48>>48 rolls, $<<1=1>>1.") == "She has 4*12=48 rolls, $1."
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(ROOT / "assets" / "tiny_model")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a b",
-        "Tom has 3 pens.",
-        "x" * 90,
-        "\n" * 40,
-        "Ça coûte 2 €",
-        "\N{MUSICAL SYMBOL EIGHTH NOTE}" * 9,
-        "漢" * 30,
-        "𓀀\u0301" * 20,
-    ],
-)
-def test_a_prompt_fits_to_the_token_and_one_too_long_is_returned_not_dropped(tokenizer, text):
-    ids = tokenizer.apply_chat_template(chat_prompt(text), add_generation_prompt=True, return_dict=False)
-    assert prompt_tokens(tokenizer, text) == len(ids)
-    question, short = Question(text, "1", {}), Question("?", "1", {})
-    assert within_budget([question, short], tokenizer, len(ids)) == ([question, short], [])
-    assert within_budget([question, short], tokenizer, len(ids) - 1) == ([short], [question])
-
-
-def test_a_prompt_of_any_length_is_counted_piece_by_piece(tokenizer, recwarn, caplog):
-    text = "Tom has 3 pens and buys 4 more. " * 10_000
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    assert prompt_tokens(tokenizer, text) - prompt_tokens(tokenizer, "") == pytest.approx(len(ids), rel=1e-3)
-    assert not recwarn and not caplog.records, "nothing warns of a prompt that is only counted"

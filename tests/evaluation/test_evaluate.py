@@ -359,13 +359,10 @@ def test_answers_of_another_model_or_protocol_are_refused_by_name(policy, finish
     assert {path: path.read_bytes() for path in finished.iterdir()} == before
 
 
-def test_another_prompt_weights_or_questions_are_another_evaluation(policy, finished, monkeypatch):
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(ValueError, match="system_prompt is 'Work .* and 'Be brief.' in"),
-    ):
-        patch.setattr("utils.data.questions.SYSTEM_PROMPT", "Be brief.")
-        evaluate(policy, EIGHT, output=finished)
+def test_another_prompt_weights_or_questions_are_another_evaluation(policy, finished):
+    with pytest.raises(ValueError, match="system_prompt is 'Work .* and 'Write <reasoning>your steps.* in"):
+        asked = dataclasses.replace(policy, profile=policy.profile.replace(prompt="one line"))
+        evaluate(asked, EIGHT, output=finished)
     gold = [dataclasses.replace(EIGHT[0], gold="-1"), *EIGHT[1:]]
     for others in (EIGHT[:5], EIGHT[::-1], gold):
         with pytest.raises(ValueError, match="revision is '[0-9a-f]{64}' in .*done and '[0-9a-f]{64}' in this call"):

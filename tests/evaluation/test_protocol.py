@@ -56,7 +56,10 @@ def test_all_differing_fields_are_named(policy):
 @pytest.mark.parametrize(
     "field, change",
     [
-        ("system_prompt", lambda policy, patch: patch.setattr("utils.data.questions.SYSTEM_PROMPT", "Be brief.")),
+        (
+            "system_prompt",
+            lambda policy, patch: patch.setattr(policy, "profile", policy.profile.replace(prompt="one line")),
+        ),
         ("template", lambda policy, patch: patch.setattr(policy.tokenizer, "chat_template", "{{ messages }}")),
         ("rules", lambda policy, patch: patch.setattr("utils.evaluation.protocol.RULES", "new")),
         (

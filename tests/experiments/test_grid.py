@@ -93,6 +93,7 @@ def test_a_changed_definition_is_not_mixed_with_old_rows(calls, tmp_path):
     "change",
     [
         {"profile": {"steps": 17}},
+        {"profile": {"prompt": "layout"}},
         {"settings": {"loss_type": "grpo"}},
         {"rewards": {correctness_reward: 0.5}},
         {"choose": catalogue.easy_first},

@@ -13,7 +13,8 @@ from typing import Any
 
 from tests.gpu.meter import EachStep, Meter
 from tests.gpu.stand_in import full_prompts, hash_reward, proof_profile
-from utils.data.questions import chat_prompt, load_questions
+from utils.data.prompts import prompt_tokens
+from utils.data.questions import load_questions
 from utils.files import write_json
 from utils.model.policy import load_policy
 from utils.setup import versions
@@ -50,7 +51,8 @@ def measure(path: Path, model: Path) -> dict[str, Any]:
     if policy.engine != engine:
         raise RuntimeError(f"asked for {engine}, got {policy.engine}: {'; '.join(notices)}")
     questions = load_questions("tiny", "train")[: steps * profile.prompts_per_step]
-    questions = full_prompts(questions, policy.tokenizer, profile.max_prompt_tokens)
+    questions = full_prompts(questions, policy.tokenizer, profile.max_prompt_tokens, profile.system_prompt)
+    lengths = [prompt_tokens(policy.tokenizer, q.question, profile.system_prompt) for q in questions]
     meter.enter("adapters")
     trainer = build_trainer(policy, questions, work.name, rewards={hash_reward: 1.0})
     before = {name: p.detach().cpu().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -76,7 +78,7 @@ def measure(path: Path, model: Path) -> dict[str, Any]:
         "notices": notices,
         "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("UNSLOTH_", "PYTORCH_"))},
-        "prompt_tokens": prompt_tokens(questions, policy.tokenizer),
+        "prompt_tokens": [min(lengths), max(lengths)],
         "trainable": {"tensors": len(before), "elements": sum(p.numel() for p in before.values())},
         "adapter_dtypes": sorted({str(p.dtype) for p in before.values()}),
     }
@@ -94,16 +96,6 @@ def measure(path: Path, model: Path) -> dict[str, Any]:
 def finite(x: float) -> float | str:
     """The number, or "nan", "inf", "-inf", which JSON has no numbers for."""
     return x if math.isfinite(x) else str(float(x))
-
-
-def prompt_tokens(questions: list[Any], tokenizer: Any) -> list[int]:
-    """[shortest, longest] prompt as the trainer renders it [tokens]."""
-    texts = [
-        tokenizer.apply_chat_template(chat_prompt(q.question), tokenize=False, add_generation_prompt=True)
-        for q in questions
-    ]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    return [min(lengths), max(lengths)]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from utils.data.questions import Question, chat_prompt
+from utils.data.prompts import prompt_tokens
+from utils.data.questions import Question
 from utils.model.profiles import PROFILES, QWEN_3B, Profile
 from utils.training.memory import SHAPES
 
@@ -78,12 +79,17 @@ def proof_profile(shape: str, folder: Path, steps: int, on_gpu: bool) -> Profile
     profile = PROFILES["t4"].replace(model=str(folder), steps=steps, save_every=steps)
     if shape == "small":
         profile = profile.replace(
-            prompts_per_step=2, group_size=4, max_prompt_tokens=128, max_completion_tokens=32, context_tokens=160
+            prompts_per_step=2,
+            group_size=4,
+            max_prompt_tokens=128,
+            max_completion_tokens=32,
+            context_tokens=160,
+            prompt="words",
         )
     return profile if on_gpu else profile.replace(unsloth=False, dtype="float32")
 
 
-def full_prompts(questions: Sequence[Question], tokenizer: Any, tokens: int) -> list[Question]:
+def full_prompts(questions: Sequence[Question], tokenizer: Any, tokens: int, system: str) -> list[Question]:
     """The questions with their text repeated, word by word, until each prompt has `tokens` tokens (or one word less).
 
     Raises:
@@ -91,8 +97,7 @@ def full_prompts(questions: Sequence[Question], tokenizer: Any, tokens: int) -> 
     """
 
     def length(text: str) -> int:
-        rendered = tokenizer.apply_chat_template(chat_prompt(text), tokenize=False, add_generation_prompt=True)
-        return len(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return prompt_tokens(tokenizer, text, system)
 
     longer = []
     for q in questions:

@@ -45,10 +45,10 @@ def tiny_with(model):
 
 
 def test_the_option_wins_over_the_variable_and_the_other_numbers_stay(copy, monkeypatch):
-    assert get_profile("laptop") is PROFILES["laptop"]
+    assert get_profile("t4") is PROFILES["t4"]
     monkeypatch.setenv("GRPO_MODEL", "owner/name")
-    assert get_profile("laptop") == PROFILES["laptop"].replace(model="owner/name")
-    assert get_profile("laptop", str(copy)) == PROFILES["laptop"].replace(model=str(copy))
+    assert get_profile("t4") == PROFILES["t4"].replace(model="owner/name")
+    assert get_profile("t4", str(copy)) == PROFILES["t4"].replace(model=str(copy))
     monkeypatch.setenv("GRPO_MODEL", "")
     assert get_profile("tiny") is TINY
     monkeypatch.setenv("GRPO_MODEL", "nowhere")

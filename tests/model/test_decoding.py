@@ -1,4 +1,4 @@
-"""The short decoding loop beside the model it stands in for: greedy tokens, sampled distribution, what it suits."""
+"""The short decoding loop beside the model it stands in for: greedy tokens, and the distribution of sampled ones."""
 
 import copy
 import math
@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import set_seed
 
+from tests.model.qwens import padded, small, theirs
 from utils.data.questions import load_questions
 from utils.files import ROOT
 from utils.model import decoding
 from utils.model.decoding import decode
-from utils.model.network import LARGEST, suits
 from utils.model.policy import load_policy, render_prompt, with_adapter
 from utils.model.profiles import get_profile
 
@@ -42,31 +42,8 @@ def prompts(policy, count, start=0):
     return policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
 
 
-def padded(*rows):
-    """Token lists as (input_ids, attention_mask), padded on the left with 0."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
-
-
 def ours(model, ids, mask, n=1, cap=64, temperature=0.0, end=END):
     return decode(model, ids, mask, torch.arange(len(ids)).repeat_interleave(n), cap, temperature, end)
-
-
-def theirs(model, ids, mask, n=1, cap=64, end=END):
-    """What `model.generate` decodes greedily, each row cut behind its end token."""
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.repeat_interleave(n, 0),
-            attention_mask=mask.repeat_interleave(n, 0),
-            max_new_tokens=cap,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=0,
-        )
-    rows = output[:, ids.shape[1] :].tolist()
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 def next_probabilities(model, ids, mask, temperature=1.0):
@@ -162,6 +139,50 @@ def test_the_batch_is_packed_as_completions_end(base, monkeypatch):
     assert left and left == sorted(left, reverse=True) and left[-1] < 12
 
 
+# --------------------------------------------------------------------------------- a common beginning
+
+BEGINNINGS = {  # prompts, and how many tokens they all begin with, less than the shortest has
+    "none": ([[5, 6, 7], [8, 9], [10, 11, 12, 13]], 0),
+    "none, and the rest alike": ([[5, 8, 9, 10], [6, 8, 9, 10]], 0),
+    "one token": ([[1, 5, 6], [1, 8], [1, 10, 11, 12]], 1),
+    "all but one token": ([[1, 7, 8, 9, 10], [1, 7, 8, 9, 11], [1, 7, 8, 9, 12]], 4),
+    "one is the beginning of the others": ([[1, 7, 8], [1, 7, 8, 9, 10], [1, 7, 8, 11]], 2),
+    "one of a single token": ([[1], [1, 7, 8]], 0),
+    "identical": ([[1, 7, 8, 9]] * 3, 3),
+    "a single prompt": ([[1, 7, 8, 9]], 0),
+    "long, and one much longer": ([[1, 7, 8, 9, 3, 20], [1, 7, 8, 9, 3, *range(20, 60)], [1, 7, 8, 9, 3, 4]], 5),
+    "one that ends alike": ([[1, 7, 8, 30, 31], [1, 7, 30, 31]], 2),
+    "with the padding token": ([[0, 0, 5, 6], [0, 0, 7], [0, 0, 0, 0]], 2),
+}
+
+
+@pytest.mark.parametrize("rows, shared", BEGINNINGS.values(), ids=BEGINNINGS.keys())
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch, rows, shared):
+    model, (ids, mask), read = small(0), padded(*rows), []
+    forward = decoding.Network.logits
+
+    def watch(network, tokens, *rest):
+        read.append(tuple(tokens.shape))
+        return forward(network, tokens, *rest)
+
+    monkeypatch.setattr(decoding.Network, "logits", watch)
+    found = ours(model, ids, mask, n=2, cap=20)
+    beginning = [(1, shared)] if shared else []
+    assert read[: len(beginning) + 1] == [*beginning, (len(rows), ids.shape[1] - shared)]
+    assert found == theirs(model, ids, mask, n=2, cap=20)
+    monkeypatch.setattr(decoding, "_shared", lambda ids, mask: 0)
+    assert found == ours(model, ids, mask, n=2, cap=20)
+
+
+def test_prompts_with_a_common_beginning_in_any_order(base):
+    """The real ones: all begin with the system message."""
+    inputs = prompts(base, 6)
+    assert decoding._shared(inputs["input_ids"], inputs["attention_mask"]) > 30
+    order = torch.tensor([4, 1, 1, 5, 0])
+    found = decode(base.model, **inputs, prompt_of=order, cap=64, temperature=0.0, end_token=END)
+    assert found == [ours(base.model, **names(prompts(base, 1, start=i)))[0] for i in order.tolist()]
+
+
 # --------------------------------------------------------------------------------------------- sampled
 
 DRAWS, AT_ONCE = 10_000, 1_000
@@ -252,56 +273,58 @@ def test_a_seed_fixes_what_is_sampled(base):
     assert found[0] == found[1] != found[2]
 
 
+WIDTHS = {"prime": 97, "square": 100, "twice a prime": 94, "of many divisors": 96}
+
+
+@pytest.mark.parametrize("wide", [10, 1_000], ids=["two stages", "one stage"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
+def test_tokens_are_drawn_with_their_probabilities(monkeypatch, wide, dtype, width):
+    monkeypatch.setattr(decoding, "WIDE", wide)
+    set_seed(7)
+    logits = (2 * torch.randn(2, width)).to(dtype)
+    before, rows = logits.clone(), torch.arange(2).repeat(100_000)
+    drawn = decoding._pick(logits[rows], 0.7)
+    for i in range(2):  # what the other row holds must not matter
+        counts = Counter(drawn[rows == i].tolist())
+        assert far(counts, (logits[i].float() / 0.7).softmax(-1)) < 5
+        assert far(counts, logits[i].float().softmax(-1)) > 100, "the temperature should be seen"
+        assert far(counts, (logits[1 - i].float() / 0.7).softmax(-1)) > 100
+    assert torch.equal(logits, before) and torch.equal(decoding._pick(logits, 0), logits.float().argmax(-1))
+
+
+def test_the_divisor_of_two_stages():
+    """Qwen's vocabulary makes 128 blocks of 1,187 tokens; one of a prime size is a single block."""
+    assert [decoding._divisor(n) for n in (1, 2, 97, 100, 94, 96, 151_936, 151_643)] == [1, 1, 1, 10, 2, 8, 128, 1]
+
+
+@pytest.mark.parametrize("wide", [10, 1_000], ids=["two stages", "one stage"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
+def test_a_token_of_probability_0_is_never_drawn(monkeypatch, wide, width):
+    """Neither in a block with others, nor a whole block, nor at either end."""
+    monkeypatch.setattr(decoding, "WIDE", wide)
+    set_seed(8)
+    possible = torch.tensor([i for i in range(13, width - 9) if i % 3 == 0 and not 30 <= i < 55])
+    logits = torch.full((width,), float("-inf"))
+    logits[possible] = 5 * torch.randn(len(possible))
+    drawn = Counter(decoding._pick(logits.expand(100_000, -1), 1.0).tolist())
+    assert drawn.keys() <= set(possible.tolist()) and far(drawn, logits.softmax(-1)) < 5
+
+
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("wide", [10, 1_000], ids=["two stages", "one stage"])
+def test_the_first_and_the_last_random_number_give_possible_tokens(monkeypatch, wide, number):
+    monkeypatch.setattr(decoding, "WIDE", wide)
+    set_seed(9)
+    logits = torch.randn(200, 96)
+    logits[:, :5] = logits[:, 90:] = float("-inf")
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, number))
+    assert set(decoding._pick(logits, 1.0).tolist()) <= set(range(5, 90))
+
+
 def test_a_token_without_probability_is_never_drawn():
     logits = torch.full((50_000, 4), float("-inf"))
     logits[:, 1], logits[:, 2] = 0.0, math.log(3)
     set_seed(6)
     drawn = Counter(decoding._pick(logits, 1.0).tolist())
     assert drawn.keys() == {1, 2} and abs(drawn[2] / 50_000 - 0.75) < 0.01
-
-
-# ---------------------------------------------------------------------------------------------- suits
-
-
-def small(**changes):
-    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, max_window_layers=1)
-    heads = dict(num_attention_heads=2, num_key_value_heads=1)
-    return Qwen2ForCausalLM(Qwen2Config(**(numbers | heads | changes)))
-
-
-def test_suits_the_embedded_model_with_and_without_an_adapter(base, trained):
-    assert suits(base.model) and suits(trained.model) and suits(small())
-
-
-def test_other_models_keep_their_generate(monkeypatch):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    assert not suits(LlamaForCausalLM(LlamaConfig(**numbers)))
-    assert not suits(small(use_sliding_window=True, sliding_window=8))
-    assert not suits(small(rope_scaling={"rope_type": "linear", "factor": 2.0}))
-    assert not suits(small().to("meta")), "only a CPU's arithmetic is so cheap that the rest counts"
-    model = small()
-    monkeypatch.setattr(decoding, "LARGEST", model.num_parameters() - 1)
-    assert not suits(model)
-
-
-def test_the_smallest_published_qwen_is_too_large():
-    config = Qwen2Config(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14)
-    config.num_key_value_heads, config.vocab_size, config.tie_word_embeddings = 2, 151_936, True
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(config)
-    assert 4e8 < model.num_parameters() < 6e8 and model.num_parameters() > LARGEST
-
-
-@pytest.mark.parametrize("heads, key_heads, tied", [(4, 4, True), (4, 1, False), (8, 2, True)])
-def test_other_shapes_of_the_same_kind(heads, key_heads, tied):
-    torch.manual_seed(0)
-    numbers = dict(hidden_size=64, num_hidden_layers=3, vocab_size=97, initializer_range=0.3)
-    model = small(**numbers, num_attention_heads=heads, num_key_value_heads=key_heads, tie_word_embeddings=tied).eval()
-    for bias in (p for name, p in model.named_parameters() if name.endswith("bias")):
-        torch.nn.init.normal_(bias)
-    ids, mask = padded([5], [1, 7, 8, 9, 10, 11], [30, 4])
-    found = ours(model, ids, mask, cap=24)
-    assert found == theirs(model, ids, mask, cap=24)
-    assert len({tuple(row) for row in found}) == 3

@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from utils.data.questions import Question, load_questions, prompt_tokens
+from utils.data.prompts import prompt_tokens
+from utils.data.questions import Question, load_questions
 from utils.evaluation.evaluate import correct_counts, judge
 from utils.files import ROOT, read_jsonl
 from utils.model import policy as policies
@@ -154,7 +155,7 @@ def test_a_template_that_asks_as_it_should_is_taken(altered, template):
         (TURNS.replace("m.content", "m.content | e") + BEGIN, "drops or alters the system message"),
         (TURNS.replace("m.content", "m.content | replace('&', 'and')") + BEGIN, "drops or alters the user message"),
         (TURNS.replace("m.content", "m.content | truncate(100)") + BEGIN, "alters the system message"),
-        (TURNS.replace("m.content", "m.content[:200]") + BEGIN, "drops or alters the user message"),
+        (TURNS.replace("m.content", "m.content[:1000]") + BEGIN, "drops or alters the user message"),
         (TURNS.replace("m.content }}", "m.content }} {{ m.content }}") + BEGIN, "repeats the system message"),
         (TURNS.replace("messages", "messages | reverse") + BEGIN, "turns the order"),
         (TURNS, "does not begin the answer"),
@@ -251,7 +252,7 @@ def cut(sample):
 def test_every_declared_end_token_ends_a_completion_inside_a_batch(two_ends, monkeypatch, loop):
     expected = [cut(sample) for [sample] in generate(load_policy(TINY), FEW)]
     assert len({tokens for _, tokens in expected}) > 3, "some should end early, others not"
-    monkeypatch.setattr("utils.model.decoding.suits", lambda model: loop)
+    monkeypatch.setattr("utils.model.network.suits", lambda model: loop)
     found = [sample for [sample] in generate(two_ends, FEW)]
     assert [(sample.text, sample.tokens) for sample in found] == expected
     assert not any(sample.truncated for sample in found)
@@ -278,7 +279,7 @@ def test_end_tokens_are_those_of_tokenizer_and_model_each_once(two_ends):
 @pytest.mark.parametrize("loop", [True, False], ids=["our loop", "model.generate"])
 def test_training_ends_completions_at_every_end_token(two_ends, tmp_path, monkeypatch, loop):
     """TRL looks for the tokenizer's end token alone: it would train on what stands behind the other one."""
-    monkeypatch.setattr("utils.model.decoding.suits", lambda model: loop)
+    monkeypatch.setattr("utils.model.prompt_sharing.suits", lambda model: loop)
     profile = TINY.replace(model=two_ends.profile.model, steps=1, max_completion_tokens=96)
     trainer = build_trainer(load_policy(profile), FEW, tmp_path, rewards={correctness_reward: 1.0})
     seen = []
@@ -308,7 +309,7 @@ def test_a_prompt_must_leave_room_for_its_answer(policy):
         Question("Two?", "2", {"source": "mine.jsonl line 1"}),
         Question(text, "1", {"source": "mine.jsonl line 2"}),
     ]
-    tokens = prompt_tokens(policy.tokenizer, text)
+    tokens = prompt_tokens(policy.tokenizer, text, policy.profile.system_prompt)
     assert tokens > 176 and fitting(policy, questions) == (questions, {})
     row = {"source": "mine.jsonl line 2", "id": questions[1].id, "tokens": tokens}
     assert fitting(short, questions) == (questions[:1], {"budget": 176, "questions": [row]})
@@ -324,6 +325,6 @@ def test_a_prompt_must_leave_room_for_its_answer(policy):
 def test_a_question_of_one_token_too_many_is_not_asked_and_one_less_is(policy):
     for extra in (0, 1):
         text = "pen" * 40
-        context = prompt_tokens(policy.tokenizer, text) + 24 - extra
+        context = prompt_tokens(policy.tokenizer, text, policy.profile.system_prompt) + 24 - extra
         exact = dataclasses.replace(policy, profile=policy.profile.replace(context_tokens=context, max_prompt_tokens=9))
         assert len(fitting(exact, [Question(text, "1", {}), Question("?", "1", {})])[0]) == 2 - extra

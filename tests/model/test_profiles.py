@@ -2,6 +2,7 @@
 
 import pytest
 
+from utils.model import profiles
 from utils.model.profiles import PROFILES, get_profile, pick_profile
 
 TINY = PROFILES["tiny"]
@@ -76,3 +77,11 @@ def test_bfloat16_on_a_t4_is_refused(monkeypatch):
     get_profile("t4").check_machine()
     with pytest.raises(RuntimeError, match="use the profile t4"):
         get_profile("l4").check_machine()
+
+
+@pytest.mark.parametrize("there, dtype", [(True, "bfloat16"), (False, "float32")])
+def test_without_a_gpu_bfloat16_is_for_processors_that_have_it(monkeypatch, there, dtype):
+    """What only imitates it is slower than float32; a GPU profile is told by `check_machine` instead."""
+    monkeypatch.setattr(profiles, "_has_bfloat16", lambda: there)
+    assert get_profile("laptop") == PROFILES["laptop"].replace(dtype=dtype)
+    assert get_profile("l4") is PROFILES["l4"] and get_profile("tiny") is TINY

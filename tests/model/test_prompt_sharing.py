@@ -1,16 +1,24 @@
 """Shared prompts beside the calls they replace: logits, gradients, TRL's loss, and the same adapter for a seed."""
 
+import copy
+import inspect
+from types import SimpleNamespace
+
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GenerationConfig, Qwen2ForCausalLM, set_seed
+from trl import GRPOTrainer
 
+from tests.model.qwens import padded, small, stir, with_lora
 from utils.data.questions import load_questions
-from utils.model import decoding
-from utils.model.decoding import decode, share_prompts
+from utils.model import prompt_sharing
+from utils.model.decoding import decode
 from utils.model.policy import LORA_TARGETS, add_lora, load_policy, render_prompt
 from utils.model.profiles import get_profile
+from utils.model.prompt_sharing import completion_logps, share_prompts, without_logits
+from utils.training import grpo
 from utils.training.grpo import build_trainer, run_training
 
 PROFILE = get_profile("tiny").replace(
@@ -23,16 +31,7 @@ END = 2
 @pytest.fixture
 def model():
     """The embedded model under an adapter that does something: B is zero in a fresh one, and with it A's gradient."""
-    model = add_lora(load_policy(PROFILE), 0)
-    stir(model)
-    return model
-
-
-def stir(model):
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+    return stir(add_lora(load_policy(PROFILE), 0))
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +141,7 @@ def test_other_calls_of_forward_are_left_alone(model, prompts):
 
 
 def test_a_model_that_does_not_suit_is_left_alone():
-    numbers = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    model = Qwen2ForCausalLM(Qwen2Config(**numbers, rope_scaling={"rope_type": "linear", "factor": 2.0}))
+    model = small(rope_scaling={"rope_type": "linear", "factor": 2.0})
     share_prompts(model)
     assert "generate" not in vars(model) and "forward" not in vars(model)
 
@@ -218,6 +216,154 @@ def test_another_way_of_decoding_is_refused(model, prompts, changes):
         model.generate(**prompts, generation_config=how(**changes))
 
 
+# ------------------------------------------------------------------------------------ log-probabilities without logits
+
+
+def trls(model, inputs, kept, temperature):
+    """TRL's own log-probabilities and entropies, by the model's plain forward."""
+    compute = inspect.unwrap(GRPOTrainer._get_per_token_logps_and_entropies)
+    trainer = SimpleNamespace(temperature=temperature, model_kwarg_keys={"logits_to_keep"})
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    return compute(trainer, model, ids, mask, kept, compute_entropy=True)
+
+
+def completed(compute, model, inputs, temperature):
+    """Log-probabilities and entropies of the completions' tokens, and gradients as `logits_and_gradients` has them."""
+    model.zero_grad()
+    kept = inputs["logits_to_keep"] - 1
+    logps, entropies = compute(model, inputs, kept, temperature)
+    there = inputs["attention_mask"][:, -kept:].bool()
+    (logps[there].float() * torch.linspace(-1, 1, int(there.sum()))).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return logps.detach(), entropies.detach(), gradients, there
+
+
+def ours(model, inputs, kept, temperature):
+    return completion_logps(model, inputs["input_ids"], inputs["attention_mask"], kept, temperature)
+
+
+def off(found, expected):
+    """How far gradients lie from those expected, as a share of these."""
+    assert found.keys() == expected.keys() and all(gradient.abs().max() > 0 for gradient in expected.values())
+    square = sum((found[name].float() - g.float()).square().sum() for name, g in expected.items())
+    return (square / sum(g.float().square().sum() for g in expected.values())).sqrt().item()
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 256])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("case", BATCHES)
+def test_log_probabilities_entropies_and_gradients_are_trls(model, prompts, monkeypatch, case, temperature, at_once):
+    monkeypatch.setattr(prompt_sharing, "AT_ONCE", at_once)
+    inputs = batch(prompts, *BATCHES[case])
+    logps, entropies, gradients, there = completed(trls, model, inputs, temperature)
+    share_prompts(model)  # as the trainer does
+    found, spreads, shared, _ = completed(ours, model, inputs, temperature)
+    assert torch.allclose(found[there], logps[there], atol=1e-4)
+    assert torch.allclose(spreads[there], entropies[there], atol=1e-4)
+    assert found[~there].abs().sum() == spreads[~there].abs().sum() == 0, "0 behind the ends"
+    assert len(gradients) == 56 and off(shared, gradients) < 1e-4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_other_shapes_too(tied):
+    model = with_lora(small(0, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied))
+    ids, mask = padded([5], [1, 7, 8, 9, 10, 11], [30, 4])
+    inputs = batch({"input_ids": ids, "attention_mask": mask}, [1, 0, 2, 1, 1], [4, 9, 1, 7, 9])
+    inputs["input_ids"] %= 97
+    logps, entropies, gradients, there = completed(trls, model, inputs, 1.5)
+    found, spreads, shared, _ = completed(ours, model, inputs, 1.5)
+    assert torch.allclose(found[there], logps[there], atol=1e-4) and off(shared, gradients) < 1e-4
+    assert torch.allclose(spreads[there], entropies[there], atol=1e-4)
+
+
+def test_in_bfloat16_they_are_closer_to_the_exact_ones_than_trls(prompts):
+    """TRL rounds logits and log-probabilities to eight bits, too."""
+    policy = load_policy(PROFILE.replace(dtype="bfloat16"))
+    model = stir(add_lora(policy, 0))
+    inputs = batch(prompts, *BATCHES["groups in order"])
+    exact, spreads, gradients, there = completed(trls, copy.deepcopy(model).float(), inputs, 0.6)
+    (theirs, their_spreads, their_gradients, _), (found, our_spreads, our_gradients, _) = (
+        completed(compute, model, inputs, 0.6) for compute in (trls, ours)
+    )
+
+    def error(found, exact):
+        return (found[there].float() - exact[there]).square().mean().sqrt()
+
+    assert error(found, exact) < error(theirs, exact) and error(our_spreads, spreads) < error(their_spreads, spreads)
+    assert off(our_gradients, gradients) < 1.1 * off(their_gradients, gradients) < 0.1
+
+
+class Widest(TorchDispatchMode):
+    """The most rows of a table that is as wide as the vocabulary."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.vocabulary, self.rows = vocabulary, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple) else (output,):
+            wide = torch.is_tensor(tensor) and tensor.dim() and tensor.shape[-1] == self.vocabulary
+            if wide and function._schema.returns[0].alias_info is None:  # not the output matrix, transposed
+                self.rows = max(self.rows, tensor.numel() // self.vocabulary)
+        return output
+
+
+def test_only_the_logits_of_a_few_tokens_lie_in_memory_together(model, prompts, monkeypatch):
+    monkeypatch.setattr(prompt_sharing, "AT_ONCE", 5)
+    inputs = batch(prompts, *BATCHES["groups in order"])
+    rows = {}
+    for compute in (trls, ours):
+        with Widest(model.config.vocab_size) as widest:
+            completed(compute, model, inputs, 0.6)
+        rows[compute] = widest.rows
+    assert rows == {trls: 9 * 13, ours: 5}
+
+
+def test_a_model_whose_output_matrix_is_trained_keeps_its_logits(monkeypatch):
+    """Its gradient would be lost, whether it is trained itself, as part of the embedding, or by an adapter."""
+    assert not without_logits(with_lora(small())), "a narrow vocabulary"
+    monkeypatch.setattr(prompt_sharing, "WIDE", 31)
+    assert without_logits(with_lora(small())) and without_logits(with_lora(small(tie_word_embeddings=True)))
+    assert not without_logits(with_lora(small(rope_scaling={"rope_type": "linear", "factor": 2.0}))), "does not suit"
+    for tied in (True, False):
+        assert not without_logits(small(tie_word_embeddings=tied))
+    assert not without_logits(with_lora(small(), target_modules=["lm_head"]))
+    assert not without_logits(with_lora(small(), target_modules=["lm_head", "q_proj"]).requires_grad_(False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"beta": 0.04}], ids=str)
+def test_a_training_without_logits_is_the_same_training(tmp_path, monkeypatch, settings):
+    logs, texts, calls = {}, {}, []
+    for wide in (prompt_sharing.WIDE, 100):
+        monkeypatch.setattr(prompt_sharing, "WIDE", wide)
+        compute = completion_logps if wide == 100 else None
+        monkeypatch.setattr(grpo, "completion_logps", lambda *args, f=compute: (calls.append(1), f(*args))[1])
+        profile = PROFILE.replace(micro_batch=6, temperature=0.8)
+        trainer = build_trainer(load_policy(profile), QUESTIONS, tmp_path / str(wide), seed=3, settings=settings)
+        history = run_training(trainer).history
+        logs[wide] = [[line[name] for name in ("loss", "grad_norm", "entropy", "reward")] for line in history]
+        texts[wide] = (tmp_path / str(wide) / "rollouts.jsonl").read_text()
+    with_logits, without = logs.values()
+    assert len(calls) == 3 * (2 + len(settings)), "both halves of each step, and the reference"
+    assert len(set(texts.values())) == 1, "else the losses of other texts would be compared"
+    assert len(without) == 3 and all(norm > 0.01 for _, norm, *_ in without)
+    for found, expected in zip(without, with_logits, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_training_of_all_weights_keeps_its_logits(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_sharing, "WIDE", 100)
+    monkeypatch.setattr(grpo, "completion_logps", None)
+    policy = load_policy(PROFILE.replace(steps=1, micro_batch=12))
+    before = policy.model.get_output_embeddings().weight.clone()
+    trainer = build_trainer(policy, QUESTIONS, tmp_path, seed=3, full_weights=True, settings={"learning_rate": 1e-4})
+    trainer.train()
+    assert not torch.equal(policy.model.get_output_embeddings().weight, before)
+
+
 # ------------------------------------------------------------------------------------ TRL and training
 
 
@@ -260,13 +406,13 @@ def training_order(inputs):
 def test_the_trainer_uses_both(tmp_path, monkeypatch):
     """Else the tests above would guard functions that nobody calls."""
     called = []
-    functions = {name: getattr(decoding, name) for name in ("_generate", "_forward")}
+    functions = {name: getattr(prompt_sharing, name) for name in ("_generate", "_forward")}
 
     def watch(name):
         return lambda *args: (called.append(name), functions[name](*args))[1]
 
     for name in functions:
-        monkeypatch.setattr(decoding, name, watch(name))
+        monkeypatch.setattr(prompt_sharing, name, watch(name))
     trainer = build_trainer(load_policy(PROFILE.replace(steps=1)), QUESTIONS, tmp_path, seed=3)
     trainer.train()
     assert called == ["_generate", "_forward"]
@@ -298,8 +444,7 @@ def test_full_weights_get_their_gradients_too(prompts):
 
 
 def test_an_adapter_on_some_matrices_only(prompts):
-    model = get_peft_model(load_policy(PROFILE).model, LoraConfig(r=4, target_modules=LORA_TARGETS[:2]))
-    stir(model)
+    model = with_lora(load_policy(PROFILE).model, target_modules=LORA_TARGETS[:2])
     greedy, expected = greedily(model, prompts)
     share_prompts(model)
     assert torch.equal(model.generate(**prompts, generation_config=greedy), expected)

@@ -432,6 +432,7 @@ def test_no_form_calls_itself_a_model_card(straight):
         ({"lr_power": 1.0}, "lr_scheduler_kwargs"),
         ({"lora_rank": 8}, "lora_rank"),
         ({"beta": 0.1}, "beta"),
+        ({"prompt": "layout"}, "system_prompt"),
     ],
 )
 def test_other_settings_are_refused_on_resume(copy, changes, named):

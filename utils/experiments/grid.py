@@ -150,6 +150,8 @@ def fingerprint(arm: Arm, held_out: int = HELD_OUT) -> str:
     """
     profile = START.replace(**arm.profile)
     numbers = {k: v for k, v in dataclasses.asdict(profile).items() if k not in NOT_LEARNT}
+    if profile.prompt == START.prompt:
+        del numbers["prompt"]  # the recorded runs are older than the choice
     definition = {
         "profile": numbers | {"model": portable(profile.model), "weights": _weights(profile.model)},
         "settings": SETTINGS | arm.settings,

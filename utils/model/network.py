@@ -42,6 +42,8 @@ def suits(model: Any) -> bool:
         config.model_type == "qwen2"
         and not config.use_sliding_window
         and not config.rope_scaling
+        and config.hidden_act == "silu"
+        and getattr(config, "quantization_config", None) is None
         and model.device.type == "cpu"
         and model.dtype in DTYPES
         and all(parameter.dtype in DTYPES for parameter in model.parameters())
@@ -147,9 +149,12 @@ def plain(*layers: Any) -> Apply:
 
 
 def packed(*layers: Any) -> Apply:
-    """The layers' matrices below each other in oneDNN's order, made once for each state of their weights."""
+    """The layers' matrices below each other in oneDNN's order, made once for each state of their weights.
+
+    The state is a sum over all bytes: PEFT merges adapters in place, behind the back of `Tensor._version`.
+    """
     weights = [_weight(layer) for layer in layers]
-    state = [(weight.data_ptr(), weight._version) for weight in weights]
+    state = [int(weight.detach().flatten().view(torch.int64).sum()) for weight in weights]
     known = _PACKED.get(_bare(layers[0]))
     if known is None or known[0] != state:
         known = state, torch.ops.mkldnn._reorder_linear_weight(_below(weights).detach(), READ_AT_ONCE)

@@ -143,8 +143,11 @@ def _forward(forward: Callable[..., Any], input_ids: Tensor, attention_mask: Ten
 
 
 def without_logits(model: Any) -> bool:
-    """Whether `completion_logps` serves a model: a wide vocabulary, and an output matrix that is not trained."""
-    return suits(model) and model.config.vocab_size > WIDE and not model.get_output_embeddings().weight.requires_grad
+    """Whether `completion_logps` serves a model: a wide vocabulary, and an output matrix that nothing is trained on."""
+    if not suits(model) or model.config.vocab_size <= WIDE:
+        return False
+    parameters = model.get_output_embeddings().parameters()  # more than one with an adapter
+    return [parameter.requires_grad for parameter in parameters] == [False]
 
 
 def completion_logps(

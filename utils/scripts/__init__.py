@@ -3,6 +3,7 @@
 commands     the commands of run.py, and their options
 notebooks    execute the series, and write what repeats in it
 pretrain     make the embedded model
+prompts      compare system prompts on a real model
 record       make the recorded runs and the bank
 experiments  run the experiments and write FINDINGS.md
 """

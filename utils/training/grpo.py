@@ -567,6 +567,7 @@ def run_settings(trainer: Any) -> dict[str, Any]:
     settings = {name: getattr(trainer.args, name) for name in SAME_ON_RESUME}
     settings |= {
         "model": portable(trainer.model.config._name_or_path),
+        "system_prompt": trainer.train_dataset[0]["prompt"][0]["content"],
         "rewards": trainer.reward_func_names[:-1],
         "lora_rank": trainer.model.peft_config["default"].r,
         "questions": len(trainer.train_dataset),
