@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -282,6 +283,11 @@ def begin(
         ValueError: its answers are of another model, adapter, protocol or question file, or a file is damaged.
     """
     path = folder / ANSWERS
+    if (packed := _there(path)) != path:
+        raise ValueError(
+            f"{packed} holds recorded answers, to which none are added; name another folder, or unpack a copy of this "
+            f"one to go on with it: gunzip {packed.name}"
+        )
     if not (folder / PROTOCOL).exists():
         if there := [name for name in (ANSWERS, CARD) if (folder / name).exists()]:
             raise ValueError(
@@ -359,7 +365,7 @@ def own_answers(path: Path, protocol_hash: str, n: int = 1) -> list[Answer]:
             raise ValueError(f"{path}, line {a.line}: it has no index; {REMOVE}")
         if len(seen[a.index]) < n:
             seen[a.index].append(a)
-        elif _content(a) not in map(_content, seen[a.index]):
+        elif _told(a) not in map(_told, seen[a.index]):
             raise ValueError(
                 f"{path}, line {a.line}: index {a.index} stands in line {seen[a.index][-1].line} as well; {REMOVE}"
             )
@@ -372,7 +378,7 @@ def own_answers(path: Path, protocol_hash: str, n: int = 1) -> list[Answer]:
     return own
 
 
-def _content(answer: Answer) -> tuple[str, str, Sample]:
+def _told(answer: Answer) -> tuple[str, str, Sample]:
     return answer.question.question, answer.question.gold, answer.sample
 
 
@@ -385,22 +391,29 @@ def read_answers(path: Path, growing: bool = False) -> list[Answer]:
         FileNotFoundError: there is none.
         ValueError: a line is no answer; names file and line.
     """
-    if path.is_file():
-        check_format(path)
-        content = path.read_bytes()
-    elif _packed(path).is_file():
-        content = gzip.decompress(_packed(path).read_bytes())
-    else:
+    path = _there(path)
+    if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; an evaluation (run.py evaluate) leaves one in its folder")
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # by bytes: U+2028 is no end of a line
+    lines = _content(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")  # by bytes: U+2028 is no end of a line
     if growing and not _is_json(lines[-1]):
         lines.pop()
     return [_answer(line, number, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _packed(path: Path) -> Path:
-    """Where the answers of a recorded evaluation are kept, compressed."""
-    return path.with_name(f"{path.name}.gz")
+def _there(path: Path) -> Path:
+    """A completions.jsonl, or the compressed one that recorded answers are kept in, in its place."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.is_file() else path
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        check_format(path)
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again, whole, from where it came") from error
 
 
 def _is_json(line: bytes) -> bool:
@@ -450,7 +463,7 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
         ValueError: it is not finished, a file is damaged, its answers were judged by other rules, or there are many to
             each question.
     """
-    header, path = read_header(folder), folder / ANSWERS
+    header, path = read_header(folder), _there(folder / ANSWERS)
     if header["protocol"] is None:
         answers = read_answers(path)
         if not answers:
@@ -471,7 +484,7 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Answer]]:
             f"the answers in {folder} were judged by rules {protocol.rules!r}, now they are {RULES!r}; "
             f"judge them again: run.py score {folder}"
         )
-    answers = _in_order(own_answers(path, protocol.hash)) if path.exists() or _packed(path).exists() else []
+    answers = _in_order(own_answers(path, protocol.hash)) if path.exists() else []
     if len(answers) != header["questions"]:
         raise ValueError(
             f"{folder} is not finished: {len(answers):,} of {header['questions']:,} questions are answered; "
@@ -501,11 +514,11 @@ def pack(folder: Path, target: Path) -> None:
 
 
 def unpack(source: Path, folder: Path) -> None:
-    """The reverse of `pack`."""
-    write_bytes(folder / ANSWERS, gzip.decompress((source / f"{ANSWERS}.gz").read_bytes()))
+    """The reverse of `pack`; the answers come last, and where they are the rest is."""
     for name in (PROTOCOL, CARD):
         if (source / name).exists():
             write_bytes(folder / name, (source / name).read_bytes())
+    write_bytes(folder / ANSWERS, _content(source / f"{ANSWERS}.gz"))
 
 
 def restamp(folder: Path) -> None:
@@ -517,9 +530,12 @@ def restamp(folder: Path) -> None:
     if header["protocol"] is None or header["protocol"]["rules"] == RULES:
         return
     protocol = replace(Protocol.from_dict(header["protocol"]), rules=RULES)
-    path, hashes = folder / ANSWERS, {header["protocol_hash"], protocol.hash}
+    path, hashes = _there(folder / ANSWERS), {header["protocol_hash"], protocol.hash}
     if wrong := [answer.line for answer in read_answers(path) if answer.protocol not in hashes]:
         raise ValueError(f"{path}, line {wrong[0]}: not given under the protocol of {PROTOCOL}; {REMOVE}")
-    rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
-    write_jsonl(path, [row | {"protocol": protocol.hash} for row in rows])
+    rows = [json.loads(line) for line in _content(path).split(b"\n") if line.strip()]
+    write_jsonl(folder / ANSWERS, [row | {"protocol": protocol.hash} for row in rows])
+    if path != folder / ANSWERS:
+        pack(folder, folder)
+        (folder / ANSWERS).unlink()
     write_json(folder / PROTOCOL, header | {"protocol": asdict(protocol), "protocol_hash": protocol.hash})
