@@ -25,7 +25,7 @@ from utils.model.decoding import WIDE, decode
 from utils.model.network import Network, plain, suits
 
 PROMPT, PADDING = -1, -2  # beside the numbers of the completions: whose a token is
-AT_ONCE = 256  # tokens whose logits lie in memory together
+AT_ONCE = 128  # tokens whose logits lie in memory together
 
 
 def share_prompts(model: Any) -> None:
@@ -160,12 +160,13 @@ def completion_logps(
         input_ids, attention_mask: (B, L), as TRL lays them out: the last `kept` columns are the completions.
         temperature: what logits are divided by, that of sampling.
     """
-    flat, network = Flat(input_ids, attention_mask, kept), Network(model, plain)
+    network = Network(model, plain)
+    flat = Flat(input_ids, attention_mask, kept, network.heads // network.key_heads)
     cos, sin = network.angles(input_ids.shape[1])
     hidden = network.hidden(flat.ids, cos[flat.position], sin[flat.position], flat.attend)
     predicting = network.normed(hidden[0, flat.before])
-    weight, tokens, there = model.get_output_embeddings().weight, flat.ids[0, flat.prompts.sum() :], flat.completions
-    found = TokenLogps.apply(predicting, weight, tokens, temperature)
+    weight, tokens = model.get_output_embeddings().weight, flat.ids[0, -len(predicting) :]
+    found, there = TokenLogps.apply(predicting, weight, tokens, temperature), attention_mask[:, -kept:].bool()
     logps, entropies = (part.new_zeros(there.shape).masked_scatter(there, part) for part in found)
     return logps, entropies
 
@@ -174,21 +175,22 @@ class Flat:
     """The tokens of P distinct prompts and of B completions, one behind the other in a single row, without padding.
 
     What is done to each token by itself is done to the row. To attend, prompts and completions are laid out in rows of
-    their own, and those of the completions begin with the keys and values of their prompt.
+    their own, those of the completions begin with the keys and values of their prompt, and the `together` query heads
+    that share a key head stand below each other.
 
     Attributes:
-        prompts, completions: (P, end) and (B, kept), the places that hold a token.
+        prompts, completions: (P, longest prompt) and (B, longest completion), the places that hold a token.
         ids, position: (1, T), tokens and their positions.
         before: for each token of a completion, which of the T tokens predicts it.
     """
 
-    def __init__(self, input_ids: Tensor, attention_mask: Tensor, kept: int):
-        end = input_ids.shape[1] - kept
-        prompts, mask, self.prompt_of = _distinct(input_ids[:, :end], attention_mask[:, :end])
-        self.prompts, self.completions = mask.bool(), attention_mask[:, end:].bool()
-        self.ids = torch.cat([prompts[self.prompts], input_ids[:, end:][self.completions]])[None]
-        lengths = mask.sum(1)
-        own = [mask.cumsum(1) - 1, lengths[self.prompt_of, None] + torch.arange(kept)]
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor, kept: int, together: int):
+        prompts, mask, self.prompt_of = _distinct(input_ids[:, :-kept], attention_mask[:, :-kept])
+        lengths, there = mask.sum(1), attention_mask[:, -kept:].bool()
+        end, kept = int(lengths.max()), int(there.sum(1).max())
+        self.prompts, self.completions = mask[:, -end:].bool(), there[:, :kept]
+        self.ids = torch.cat([prompts[mask.bool()], input_ids[:, -there.shape[1] :][there]])[None]
+        own = [mask.cumsum(1)[:, -end:] - 1, lengths[self.prompt_of, None] + torch.arange(kept)]
         self.position = torch.cat([own[0][self.prompts], own[1][self.completions]])[None]
         self.place = [(each.flatten().cumsum(0) - 1).view_as(each) for each in (self.prompts, self.completions)]
         self.place[1] += int(lengths.sum())
@@ -198,21 +200,23 @@ class Flat:
         seen = causal & self.prompts[:, None] | torch.eye(end, dtype=torch.bool)
         whole = torch.ones(kept, kept, dtype=torch.bool).tril().expand(len(input_ids), -1, -1)
         prompt = self.prompts[self.prompt_of, None].expand(-1, kept, -1)
-        self.seen = [seen[:, None], torch.cat([prompt, whole], 2)[:, None]]
+        self.seen = [each.repeat(1, together, 1)[:, None] for each in (seen, torch.cat([prompt, whole], 2))]
 
     def attend(self, i: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """`Attend` of `Network`, for (1, T, heads, D)."""
-        heads = query.shape[2]
 
         def rows(part: Tensor, which: int) -> Tensor:
             return part[0][self.place[which].clamp(min=0)].transpose(1, 2)  # (P or B, heads, tokens, D)
 
-        key, value = (part.repeat_interleave(heads // part.shape[2], 2) for part in (key, value))
+        def attended(which: int, key: Tensor, value: Tensor) -> Tensor:
+            queries = rows(query, which)
+            below = queries.reshape(len(queries), key.shape[1], -1, key.shape[3])
+            found = scaled_dot_product_attention(below, key, value, self.seen[which])
+            return found.view_as(queries).transpose(1, 2)
+
         first = [rows(part, 0) for part in (key, value)]
         both = [torch.cat([f[self.prompt_of], rows(p, 1)], 2) for f, p in zip(first, (key, value), strict=True)]
-        prompts = scaled_dot_product_attention(rows(query, 0), *first, self.seen[0])
-        completions = scaled_dot_product_attention(rows(query, 1), *both, self.seen[1])
-        return torch.cat([prompts.transpose(1, 2)[self.prompts], completions.transpose(1, 2)[self.completions]])[None]
+        return torch.cat([attended(0, *first)[self.prompts], attended(1, *both)[self.completions]])[None]
 
 
 class TokenLogps(torch.autograd.Function):
@@ -230,10 +234,10 @@ class TokenLogps(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         for part in torch.arange(len(hidden)).split(AT_ONCE):
             logits = torch.nn.functional.linear(hidden[part], weight).float().div_(temperature)
-            each = logits.log_softmax(-1)
+            each = logits.sub_(logits.logsumexp(-1, keepdim=True))
             p = each.exp()
             logps[part] = each.gather(1, tokens[part, None])[:, 0]
-            entropies[part] = -(p * each).sum(-1)
+            entropies[part] = -(p[:, None] @ each[:, :, None])[:, 0, 0]
             gradient[part] = (weight[tokens[part]] - p.to(weight.dtype) @ weight) / temperature
         context.save_for_backward(gradient)
         context.mark_non_differentiable(entropies)
