@@ -46,10 +46,7 @@ def test_the_rates_of_a_list_written_by_hand():
 @pytest.mark.parametrize("i", range(len(ANSWERS)))
 def test_the_rates_are_sums_over_the_answers(i):
     """Each alone and the others without it make the whole."""
-    one, rest, whole = (
-        rates(answers(ANSWERS[i : i + 1])),
-        rates(answers(ANSWERS[:i] + ANSWERS[i + 1 :])),
-        rates(answers(ANSWERS)),
-    )
+    parts = ANSWERS[i : i + 1], ANSWERS[:i] + ANSWERS[i + 1 :], ANSWERS
+    one, rest, whole = (rates(answers(part)) for part in parts)
     assert all(one[name] + rest[name] == whole[name] for name in whole if name != "tokens")
     assert set(TAGS) < set(whole)
