@@ -2,11 +2,12 @@
 
 Three layouts, chosen by what is at hand:
 
-    merged    a small model: adapters are added to their matrices, and matrices that read the same input are stacked
-    packed    a large one where memory has room for a second copy: stacked and put in the order in which oneDNN reads
+    merged    a small model in float32: adapters are added to their matrices, and matrices that read the same input are
+              stacked
+    packed    any other where memory has room for a second copy: stacked and put in the order in which oneDNN reads
               them, which it otherwise does at every call; adapters are multiplied beside, since bfloat16 rounds
               W + BA to eight bits and would swallow a young adapter
-    plain     a large one without that room: the model's own matrices, adapters beside
+    plain     any other without that room: the model's own matrices, adapters beside
 
 Packing costs a second, once for a model whose weights stay as they are. How much each layout brings:
 tests/benchmarks/decoding.py.
@@ -72,7 +73,8 @@ class Network:
         self.width = config.hidden_size // self.heads
         self.eps, self.rope = config.rms_norm_eps, body.rotary_emb
         self.embedding, self.norm = body.embed_tokens.weight, body.norm.weight
-        lay = merged if model.num_parameters() <= SMALL else packed if _packs(whole) else plain
+        small = model.num_parameters() <= SMALL and model.dtype == torch.float32
+        lay = merged if small else packed if _packs(whole) else plain
         self.head = lay(whole.lm_head)
         self.blocks = [
             Block(
