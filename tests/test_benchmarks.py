@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from trl import GRPOConfig
 
-from tests.benchmarks import profile_step, speed, stock
+from tests.benchmarks import decoding, profile_step, speed, stock
+from tests.gpu import stand_in
 from utils.files import ROOT
 from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
@@ -122,6 +125,35 @@ def test_the_parts_of_a_step_are_all_seen(tmp_path):
         assert len(clock.steps) == 2 and set(clock.steps[1]) == set(profile_step.PARTS)
         assert all(seconds > 0 for seconds in clock.steps[1].values())
         assert ("forward" in vars(trainer.model)) == shared
+
+
+@pytest.mark.slow
+def test_a_real_model_is_timed_at_completions_that_never_end(tmp_path, monkeypatch, capsys):
+    """A random one in its place."""
+    rows = (json.dumps({"question": q.question, "answer": f"#### {q.gold}"}) for q in speed.QUESTIONS)
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    monkeypatch.setenv("GSM8K_DIR", str(tmp_path))
+    monkeypatch.setattr(decoding, "ROUNDS", 1)
+    monkeypatch.setattr(decoding, "matmul_rate", lambda dtype: 2e9)
+    asked, timed = [], decoding.timed
+
+    def watch(policy, *rest):
+        seconds, tokens, texts = timed(policy, *rest)
+        asked.append((policy.profile.max_completion_tokens, tokens, len(texts)))
+        return seconds, tokens, texts
+
+    monkeypatch.setattr(decoding, "timed", watch)
+    stand_in.random_model("small", tmp_path / "model", "cpu")
+    decoding.main(["--model", str(tmp_path / "model")])
+    assert asked == [(1, 32, 32), (1, 32, 32), (200, 6_400, 32), (200, 6_400, 32)]
+    said = capsys.readouterr().out
+    shown = [float(number.replace(",", "")) for number in re.findall(r"([\d,.]+) tokens/s \[", said)]
+    shares = [float(number) for number in re.findall(r"([\d.]+)%", said)]
+    assert "1,706,240 parameters in torch.bfloat16" in said or "in torch.float32" in said
+    assert "4 prompts x 8 completions of 200 tokens, 1 times in turn" in said
+    floor = 2e9 / (2 * 1_706_240)
+    assert "2 GFLOP/s, which would be 586 tokens/s" in said
+    assert shares == [pytest.approx(100 * rate / floor, abs=0.1) for rate in shown]
 
 
 # ------------------------------------------------------------------------------------------------ numbers

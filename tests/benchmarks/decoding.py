@@ -1,25 +1,37 @@
-"""The short decoding loop beside `model.generate`, in turn, on the embedded model.
+"""The short decoding loop beside `model.generate`, in turn, on the embedded model or on a real one.
 
     python -m tests.benchmarks.decoding
+    GSM8K_DIR=… python -m tests.benchmarks.decoding --model DEST    # a quarter of an hour with 0.5 B on two cores
 
+Without a model:
 Rollouts: the completions of one training step of the profile tiny, at temperature 1.
 Evaluation: greedy answers to the whole test split, base and recorded adapter. Medians over REPEATS and their range.
+
+With one, in the profile laptop: 8 completions to each of 4 questions of GSM8K, at temperature 1, none of which ends
+before the cap, so that both ways write the same number of tokens. The arithmetic floor is 2 operations for each
+parameter and token, at the rate at which this machine multiplies matrices of that type, measured here.
 """
 
 import time
 from argparse import ArgumentParser
+from dataclasses import replace
 from statistics import median
 from unittest.mock import patch
 
+import torch
 from transformers import set_seed
 
 from utils.data.questions import load_questions
 from utils.model import network
 from utils.model.policy import generate, load_policy, with_adapter
-from utils.model.profiles import PROFILES
+from utils.model.profiles import PROFILES, get_profile
 from utils.scripts.record import ADAPTER
+from utils.setup import machine
 
 REPEATS = 5
+ROUNDS = 3  # of a real model
+QUESTIONS, GROUP = 4, 8  # of a real model
+SHAPES = ((1024, 1024, 1024), (2048, 1024, 4096), (4096, 896, 4864))  # rows, inputs, outputs of a product
 
 
 def timed(policy, questions, temperature, n, short):
@@ -31,22 +43,30 @@ def timed(policy, questions, temperature, n, short):
     return time.perf_counter() - start, sum(s.tokens for s in samples), [s.text for s in samples]
 
 
+def rates(policy, questions, n, repeats):
+    """Tokens per second at temperature 1, in turn: {short loop or not: one for each repeat}."""
+    found = {True: [], False: []}
+    for _ in range(repeats):
+        for short in found:
+            seconds, tokens, _ = timed(policy, questions, 1.0, n, short)
+            found[short].append(tokens / seconds)
+    return found
+
+
 def spread(values, unit):
     return f"{median(values):8,.1f} {unit} [{min(values):,.1f}, {max(values):,.1f}]"
 
 
-def main():
-    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # -h, or a wrong argument, runs nothing
+def print_rates(found):
+    print(f"rollouts     short loop {spread(found[True], 'tokens/s')}   generate {spread(found[False], 'tokens/s')}")
+    print(f"             ratio {median(a / b for a, b in zip(found[True], found[False], strict=True)):.2f}")
+
+
+def embedded():
     profile = PROFILES["tiny"]
     base = load_policy(profile)
     prompts, test = load_questions("tiny", "train")[: profile.prompts_per_step], load_questions("tiny", "test")
-    rate = {True: [], False: []}
-    for _ in range(REPEATS):
-        for short in (True, False):
-            seconds, tokens, _ = timed(base, prompts, 1.0, profile.group_size, short)
-            rate[short].append(tokens / seconds)
-    print(f"rollouts     short loop {spread(rate[True], 'tokens/s')}   generate {spread(rate[False], 'tokens/s')}")
-    print(f"             ratio {median(a / b for a, b in zip(rate[True], rate[False], strict=True)):.2f}")
+    print_rates(rates(base, prompts, profile.group_size, REPEATS))
     for who in ("base", "trained"):
         policy = base if who == "base" else with_adapter(base, ADAPTER)
         seconds = {True: [], False: []}
@@ -57,6 +77,42 @@ def main():
                 seconds[short].append(took)
             assert texts[True] == texts[False], "greedy answers differ"
         print(f"{who:8} {len(test):,} greedy, same texts: {spread(seconds[True], 's')}, {spread(seconds[False], 's')}")
+
+
+def real(model):
+    questions = load_questions("gsm8k", "train")[:QUESTIONS]
+    policy = load_policy(get_profile("laptop", model))
+    cap, dtype, parameters = policy.profile.max_completion_tokens, policy.model.dtype, policy.model.num_parameters()
+    print(f"{machine()}, {torch.get_num_threads()} threads; {parameters:,} parameters in {dtype}")
+    never = [policy.model.config.vocab_size]  # no token has this number
+    with patch("utils.model.policy.end_tokens", lambda model, tokenizer: never):
+        rates(replace(policy, profile=policy.profile.replace(max_completion_tokens=1)), questions, GROUP, 1)  # warms up
+        found = rates(policy, questions, GROUP, ROUNDS)
+    print(f"{QUESTIONS} prompts x {GROUP} completions of {cap} tokens, {ROUNDS} times in turn")
+    print_rates(found)
+    rate = matmul_rate(dtype)
+    floor = rate / (2 * parameters)
+    print(f"arithmetic   {rate / 1e9:,.0f} GFLOP/s, which would be {floor:,.0f} tokens/s; ", end="")
+    print(f"short loop {median(found[True]) / floor:.1%} of it, generate {median(found[False]) / floor:.1%}")
+
+
+def matmul_rate(dtype):
+    """Multiplications and additions per second of matrices of this type: the best of `SHAPES`, of 10 products each."""
+    best = 0.0
+    for rows, inputs, outputs in SHAPES:
+        a, b = torch.rand(rows, inputs).to(dtype), torch.rand(outputs, inputs).to(dtype)
+        for _ in range(10):
+            start = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            best = max(best, 2 * rows * inputs * outputs / (time.perf_counter() - start))
+    return best
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder, .gguf file or hub name of a real model; needs GSM8K")
+    args = parser.parse_args(argv)
+    real(args.model) if args.model else embedded()
 
 
 if __name__ == "__main__":

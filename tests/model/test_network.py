@@ -280,6 +280,16 @@ def test_small_models_are_merged_and_large_ones_packed_where_there_is_room(monke
         assert agrees(model) and taken == {layout}
 
 
+@pytest.mark.parametrize("layout", ["packed", "plain"])
+def test_small_models_in_bfloat16_are_not_merged(monkeypatch, layout):
+    """It would swallow a young adapter, and the sampled tokens would be those of another model than is trained."""
+    taken = choose(monkeypatch, layout, bfloat16=True)
+    monkeypatch.setattr(network, "SMALL", LARGEST)
+    model = with_lora(small(0).to(torch.bfloat16))
+    assert logits(model, IDS).dtype == torch.bfloat16 and taken == {layout}
+    assert len(tokens(model)) == 3
+
+
 def test_without_onednn_the_matrices_stay_as_they_are(monkeypatch):
     taken = choose(monkeypatch, "plain")
     monkeypatch.setattr(network, "ram_bytes", lambda: 2**60)

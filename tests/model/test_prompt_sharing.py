@@ -235,7 +235,8 @@ def completed(compute, model, inputs, temperature):
     there = inputs["attention_mask"][:, -kept:].bool()
     (logps[there].float() * torch.linspace(-1, 1, int(there.sum()))).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return logps.detach(), entropies.detach(), gradients, there
+    assert not entropies.requires_grad
+    return logps.detach(), entropies, gradients, there
 
 
 def ours(model, inputs, kept, temperature):

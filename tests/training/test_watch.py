@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+from statistics import fmean, stdev
 
 import pytest
 from transformers import TrainerControl, TrainerState
@@ -11,6 +12,7 @@ from transformers import TrainerControl, TrainerState
 from utils.files import ROOT, read_jsonl, write_jsonl
 from utils.model.profiles import get_profile
 from utils.rewards.functions import correctness_reward, format_reward, strict_metric
+from utils.training.grpo import train
 from utils.training.watch import WINDOW, Alarms, LiveTable, Watch, alarms, panel, why_loss_is_zero
 
 LOGS = sorted((ROOT / "assets" / "runs" / "tiny").glob("*/log.jsonl"))
@@ -107,6 +109,77 @@ def test_a_step_costs_a_window_and_not_the_history():
     for record in read_jsonl(LOGS[0]) * 10:
         watch.step(record)
     assert len(watch.window) == WINDOW
+
+
+# ------------------------------------------------------------------- a model that ignores the layout
+
+WORDINGS = {  # as instruct models answer "She buys 6 bags of 5 apples and eats 12 of them. How many are left?"
+    "a box": [
+        r"She buys 6 * 5 = 30 apples. After eating 12, 30 - 12 = 18 are left. The answer is \boxed{18}.",
+        "To find how many are left:\n\n\\[ 6 \\times 5 = 30 \\]\n\\[ 30 - 12 = 18 \\]\n\n\\[ \\boxed{18} \\]",
+    ],
+    "prose": [
+        "She starts with 30 apples in total and eats 12, so she has 18 apples left.",
+        "**Step 1:** 6 bags hold 6 x 5 = 30 apples.\n**Step 2:** 30 - 12 = 18.\n\n**Answer: 18**",
+        "Let's think step by step.\n1. Apples bought: 30\n2. Apples eaten: 12\nTherefore, 17 apples are left.",
+    ],
+    "code": [
+        "```python\nbags, apples, eaten = 6, 5, 12\nprint(bags * apples - eaten)\n```\nThe output is 18.",
+        "def left():\n    return 6 * 5 - 12\n\n# 18",
+    ],
+    "half of the layout": [
+        "Reasoning: 6 * 5 = 30, and 30 - 12 = 18.\nAnswer: 18",
+        "<reasoning>6 * 5 = 30, 30 - 12 = 18</reasoning>\n\nThe final number is 18.",
+        "18</answer>",
+    ],
+}
+EVERY_WORDING = [text for texts in WORDINGS.values() for text in texts]
+IN_THE_LAYOUT = "<reasoning>\n6 * 5 = 30\n30 - 12 = 18\n</reasoning>\n<answer>18</answer>"
+
+
+def writing(texts, steps=WINDOW, completions=16):
+    """The records of a run whose model writes these in turn."""
+    turn, records = itertools.cycle(texts), []
+    for step in range(1, steps + 1):
+        written = [next(turn) for _ in range(completions)]
+        record = {"step": step}
+        for reward in (correctness_reward, format_reward):
+            paid = reward(written, gold=["18"] * completions)
+            record |= {f"rewards/{reward.__name__}/mean": fmean(paid), f"rewards/{reward.__name__}/std": stdev(paid)}
+        records.append(record)
+    return records
+
+
+@pytest.mark.parametrize("texts", [*WORDINGS.values(), EVERY_WORDING], ids=[*WORDINGS, "all of them"])
+def test_a_layout_that_nobody_keeps_is_told_after_the_first_window(texts):
+    (alarm,) = alarms(writing(texts))
+    assert (alarm.name, alarm.step) == ("format_reward does not fire", WINDOW)
+    assert alarm.seen == f"0 for every completion of {WINDOW} steps" and "Read some completions" in alarm.mend
+    assert alarms(writing(texts, steps=WINDOW - 1)) == []
+
+
+def test_a_layout_that_one_in_ten_keeps_is_none():
+    assert len(EVERY_WORDING) == 10
+    assert alarms(writing([*EVERY_WORDING[:9], IN_THE_LAYOUT], steps=3 * WINDOW)) == []
+
+
+@pytest.mark.parametrize("hit", [1, 7, WINDOW])
+def test_a_single_hit_puts_it_off_by_a_window(hit):
+    before = writing(EVERY_WORDING, steps=hit)[: hit - 1]
+    records = [*before, *writing([IN_THE_LAYOUT, *EVERY_WORDING], 1), *writing(EVERY_WORDING, 2 * WINDOW)]
+    for step, record in enumerate(records, 1):
+        record["step"] = step
+    assert [(alarm.name, alarm.step) for alarm in alarms(records)] == [("format_reward does not fire", hit + WINDOW)]
+
+
+@pytest.mark.slow
+def test_training_tells_it_under_trls_own_names(tmp_path, capsys):
+    """Four tokens hold no layout, and no answer."""
+    profile = get_profile("tiny").replace(steps=WINDOW, group_size=4, micro_batch=8, max_completion_tokens=4)
+    train(profile, tmp_path)
+    said = capsys.readouterr().out
+    for part in ("correctness_reward", "format_reward"):
+        assert said.count(f"ALARM step {WINDOW}: {part} does not fire: 0 for every completion of {WINDOW} steps") == 1
 
 
 # -------------------------------------------------------------------------------------- the callback

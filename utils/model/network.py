@@ -2,11 +2,12 @@
 
 Three layouts, chosen by what is at hand:
 
-    merged    a small model: adapters are added to their matrices, and matrices that read the same input are stacked
-    packed    a large one where memory has room for a second copy: stacked and put in the order in which oneDNN reads
+    merged    a small model in float32: adapters are added to their matrices, and matrices that read the same input are
+              stacked
+    packed    any other where memory has room for a second copy: stacked and put in the order in which oneDNN reads
               them, which it otherwise does at every call; adapters are multiplied beside, since bfloat16 rounds
               W + BA to eight bits and would swallow a young adapter
-    plain     a large one without that room: the model's own matrices, adapters beside
+    plain     any other without that room: the model's own matrices, adapters beside
 
 Packing costs a second, once for a model whose weights stay as they are. A loss takes `plain`: adapters get gradients
 there. How much each layout brings:
@@ -77,7 +78,8 @@ class Network:
         self.width = config.hidden_size // self.heads
         self.eps, self.rope = config.rms_norm_eps, body.rotary_emb
         self.embedding, self.norm = body.embed_tokens.weight, body.norm.weight
-        lay = lay or (merged if model.num_parameters() <= SMALL else packed if _packs(whole) else plain)
+        small = model.num_parameters() <= SMALL and model.dtype == torch.float32
+        lay = lay or (merged if small else packed if _packs(whole) else plain)
         self.head = lay(whole.lm_head)
         self.blocks = [
             Block(
@@ -137,7 +139,7 @@ def merged(*layers: Any) -> Apply:
     weights = []
     for layer in layers:
         weight, deltas = _weight(layer), [layer.get_delta_weight(name) for name in _adapters(layer)]
-        weights.append(weight + sum(deltas).to(weight.dtype) if deltas else weight)
+        weights.append(weight + sum(deltas) if deltas else weight)
     weight, bias = _below(weights), _biases(layers)
     return lambda x: linear(x, weight, bias)
 
