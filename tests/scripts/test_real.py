@@ -173,6 +173,18 @@ def test_what_is_not_finished_is_named_and_left_out(sitting, work, runs, tmp_pat
         assert not any(name.startswith(f"{left_out}/") for name in published) and len(published) > 10
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_what_was_not_measured_alike_is_not_summed_up(sitting, work, runs, tmp_path, capsys, part):
+    """As where the profile's cap was changed between the two."""
+    copy = shutil.copytree(work, tmp_path / "work")
+    path = copy / "base" / part / "protocol.json"
+    path.write_text(path.read_text().replace('"token_cap": 24', '"token_cap": 25'))
+    with pytest.raises(SystemExit):
+        sitting("publish", "--work", copy)
+    assert f"token_cap is 25 in {path.parent} and 24 in {copy / 'seed-0' / part}" in capsys.readouterr().err
+    assert not (runs / "seed-0" / "summary.json").exists()
+
+
 def test_recorded_answers_and_runs_come_back_and_cost_nothing_again(sitting, work, runs, tmp_path, monkeypatch):
     sitting("publish", "--work", work)
     monkeypatch.setattr(real, "train", lambda *args, **kwargs: pytest.fail("it was trained again"))

@@ -23,7 +23,7 @@ from typing import Any
 from utils.data.questions import load_questions
 from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
-from utils.evaluation.protocol import ANSWERS, pack, read_header, unpack
+from utils.evaluation.protocol import ANSWERS, Protocol, pack, read_header, require_same, unpack
 from utils.files import ROOT, InUse, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
 from utils.model.profiles import Profile, get_profile
@@ -68,8 +68,15 @@ def finished(folder: Path) -> bool:
 
 
 def summary_of(base: Path, trained: Path) -> dict[str, Any]:
-    """summary.json of a finished seed, from the stored answers of both models and the log of the training."""
+    """summary.json of a finished seed, from the stored answers of both models and the log of the training.
+
+    Raises:
+        ValueError: the two were not measured alike, or an answer is damaged.
+    """
     who = {"base": base, "trained": trained}
+    for name in (*SETS, PASS):
+        protocols = (Protocol.from_dict(read_header(folder / name)["protocol"]) for folder in who.values())
+        require_same(*protocols, names=(f"{base / name}", f"{trained / name}"))
     judged = {name: {w: load_evaluation(folder / name) for w, folder in who.items()} for name in SETS}
     ballots = {w: sampling.read_ballots(folder / PASS / ANSWERS) for w, folder in who.items()}
     run = json.loads((trained / RUN / "training.json").read_text(encoding="utf-8"))
