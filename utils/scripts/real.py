@@ -23,45 +23,67 @@ from typing import Any
 from utils.data.questions import load_questions
 from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
-from utils.evaluation.protocol import ANSWERS, CARD, pack, read_header, unpack
-from utils.files import ROOT, write_json, write_text
+from utils.evaluation.protocol import ANSWERS, Protocol, pack, read_header, require_same, unpack
+from utils.files import ROOT, InUse, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
 from utils.model.profiles import Profile, get_profile
-from utils.scripts.commands import counter
+from utils.scripts.commands import counter, model, output_folder, whole_number
 from utils.setup import machine
+from utils.training.checkpoints import read_training
 from utils.training.grpo import train
 
+PROFILE = "laptop"
 RUNS = ROOT / "assets" / "runs" / "qwen"
 SETS = {"test": ("gsm8k", "test"), "svamp": ("svamp", "test")}
+PASS, RUN = "pass", "run"  # folders beside those of `SETS`
 SAMPLED, SAMPLES = 200, 8
-LOGS = ("log.jsonl", "training.json", "settings.json")
+LOGS = ("log.jsonl", "settings.json", "training.json")
 
 
 def measure(policy: Policy, folder: Path) -> None:
     """Ask everything that is not in `folder` yet."""
     for name, (dataset, split) in SETS.items():
         evaluate(policy, load_questions(dataset, split), counter(f"{folder.name}, {name}"), folder / name)
+
+    def tell(done: int, of: int) -> None:
+        print(f"{folder.name}, {PASS}: {done} of {of} questions", flush=True)
+
     questions = load_questions(*SETS["test"])[:SAMPLED]
-    sampling.collect(policy, questions, folder / "pass", SAMPLES, progress=lambda done, n: print(f"pass {done}/{n}"))
+    sampling.collect(policy, questions, folder / PASS, SAMPLES, progress=tell)
 
 
 def measure_trained(profile: Profile, folder: Path, seed: int) -> None:
     """Train, or go on training, and measure what came out."""
-    result = train(profile, folder / "run", seed, resume=True)
-    if result.finished:
-        measure(with_adapter(load_policy(profile), result.adapter), folder)
+    run = folder / RUN
+    if finished(run) or train(profile, run, seed, resume=True).finished:
+        measure(with_adapter(load_policy(profile), run / "adapter"), folder)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has all its steps, or stored answers are there to all their questions."""
+    if folder.name == RUN:
+        return read_training(folder).get("finished", False)
+    lines = (folder / ANSWERS).read_bytes().count(b"\n") if (folder / ANSWERS).exists() else 0
+    return lines > 0 and lines == read_header(folder)["questions"] * (SAMPLES if folder.name == PASS else 1)
 
 
 def summary_of(base: Path, trained: Path) -> dict[str, Any]:
-    """summary.json of a finished seed, from the stored answers of both models and the log of the training."""
+    """summary.json of a finished seed, from the stored answers of both models and the log of the training.
+
+    Raises:
+        ValueError: the two were not measured alike, or an answer is damaged.
+    """
     who = {"base": base, "trained": trained}
+    for name in (*SETS, PASS):
+        protocols = (Protocol.from_dict(read_header(folder / name)["protocol"]) for folder in who.values())
+        require_same(*protocols, names=(f"{base / name}", f"{trained / name}"))
     judged = {name: {w: load_evaluation(folder / name) for w, folder in who.items()} for name in SETS}
-    ballots = {w: sampling.read_ballots(folder / "pass" / ANSWERS) for w, folder in who.items()}
-    run = json.loads((trained / "run" / "training.json").read_text(encoding="utf-8"))
+    ballots = {w: sampling.read_ballots(folder / PASS / ANSWERS) for w, folder in who.items()}
+    run = json.loads((trained / RUN / "training.json").read_text(encoding="utf-8"))
     verdicts = {w: evaluation.verdicts for w, evaluation in judged["test"].items()}
-    header = judged["test"]["base"].header
+    header, told = judged["test"]["base"].header, ("model", "weights", "protocol", "protocol_hash", "too_long")
     return report.summarise(
-        "laptop",
+        PROFILE,
         run["versions"],
         **verdicts,
         seed=run["seed"],
@@ -73,56 +95,72 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
             **compare(*(evaluation.verdicts for evaluation in judged["svamp"].values())),
         },
         sampling={w: sampling.curves(b) for w, b in ballots.items()} | {"gain": sampling.gain_curves(**ballots)},
-        **{name: header[name] for name in ("model", "weights", "protocol", "protocol_hash")},
+        **{name: header[name] for name in told if name in header},
     )
 
 
 def publish(work: Path, target: Path = RUNS) -> None:
-    """Copy what is finished: stored answers, compressed; of a seed also its log, adapter, summary and card."""
-    for folder in sorted(path.parent for path in work.glob(f"*/*/{ANSWERS}")):
-        each = 1 if (folder / CARD).exists() else SAMPLES
-        if (folder / ANSWERS).read_bytes().count(b"\n") == read_header(folder)["questions"] * each:
-            pack(folder, target / folder.relative_to(work))
-        else:
-            print(f"{folder} is not finished")
-    for run in sorted(work.glob("seed-*/run")):
-        place = target / run.parent.name
-        for name in LOGS:
-            if (run / name).exists():
-                place.mkdir(parents=True, exist_ok=True)
-                shutil.copy(run / name, place / name)
-        if (place / "test").exists():
-            shutil.copytree(run / "adapter", place / "adapter", dirs_exist_ok=True)
-            summary = summary_of(work / "base", run.parent)
-            write_json(place / "summary.json", summary)
-            write_text(place / "card.md", report.model_card(summary))
+    """Copy what is finished, and say what is not: stored answers, compressed; of a seed its log and adapter; where all
+    of it and of the base model is there, also summary and card."""
+    whole = set()
+    for who in ("base", *sorted(path.name for path in work.glob("seed-*"))):
+        parts = [*SETS, PASS] + [RUN] * (who != "base")
+        done = [part for part in parts if finished(work / who / part)]
+        for part in parts:
+            if part not in done:
+                print(f"{work / who / part} is not finished")
+            elif part == RUN:
+                copy_run(work / who / part, target / who)
+            else:
+                pack(work / who / part, target / who / part)
+        whole |= {who} if done == parts else set()
+        if who != "base" and whole >= {"base", who}:
+            summary = summary_of(work / "base", work / who)
+            write_json(target / who / "summary.json", summary)
+            write_text(target / who / "card.md", report.model_card(summary))
             print(report.verdict_line(summary))
 
 
+def copy_run(run: Path, target: Path) -> None:
+    """Copy adapter and logs of a finished run."""
+    shutil.copytree(run / "adapter", target / "adapter", dirs_exist_ok=True)
+    for name in LOGS:
+        write_bytes(target / name, (run / name).read_bytes())
+
+
 def take_up(work: Path, source: Path = RUNS) -> None:
-    """Bring recorded answers back to `work`, so that what they cost is not paid again."""
+    """Bring recorded answers and runs back to `work`, so that what they cost is not paid again."""
     for packed in source.glob(f"*/*/{ANSWERS}.gz"):
         folder = work / packed.parent.relative_to(source)
-        if not folder.exists():
+        if not (folder / ANSWERS).exists():
             unpack(packed.parent, folder)
+    for adapter in source.glob("seed-*/adapter"):
+        if not (run := work / adapter.parent.name / RUN).exists():
+            copy_run(adapter.parent, run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.scripts.real", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("base", "trained", "publish"))
-    parser.add_argument("--model", help="folder, .gguf file or hub name")
-    parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=model, help="folder, .gguf file or hub name; the profile's own unless given")
+    parser.add_argument("--work", type=output_folder, required=True, help="where everything is kept")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     args = parser.parse_args(arguments)
-    if args.what == "publish":
-        publish(args.work)
-        return
-    take_up(args.work)
-    profile = get_profile("laptop", args.model)
-    if args.what == "base":
-        measure(load_policy(profile), args.work / "base")
-    else:
-        measure_trained(profile, args.work / f"seed-{args.seed}", args.seed)
+    work = Path(args.work)
+    if args.what == "publish" and not (work / "base").is_dir():
+        parser.error(f"--work {work} holds no answers of the base model; name the folder that `base` was given")
+    try:
+        if args.what == "publish":
+            publish(work)
+            return
+        take_up(work)
+        profile = get_profile(PROFILE, args.model)
+        if args.what == "base":
+            measure(load_policy(profile), work / "base")
+        else:
+            measure_trained(profile, work / f"seed-{args.seed}", args.seed)
+    except (OSError, ValueError, InUse) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,233 @@
+"""A real model measured and trained in sittings; the embedded one with a handful of questions stands in."""
+
+import gzip
+import json
+import re
+import shutil
+
+import pytest
+
+from utils.data.questions import load_questions
+from utils.evaluation.evaluate import compare_folders, load_evaluation
+from utils.evaluation.sampling import read_ballots
+from utils.files import IN_USE
+from utils.model import policy as generation
+from utils.model.profiles import get_profile
+from utils.scripts import real
+
+PARTS = ("test", "svamp", "pass")
+pytestmark = pytest.mark.slow
+
+
+class Killed(BaseException):
+    """The session ends."""
+
+
+class Sitting:
+    """`asked`: how many prompts each batch had; `end`: the session ends at that batch."""
+
+    asked, end = [], None
+
+    def __call__(self, *words, end=None):
+        self.asked, self.end = [], end
+        real.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def sitting():
+    call, generate_batch = Sitting(), generation._generate_batch
+    profile = get_profile("tiny").replace(
+        steps=2, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=24, eval_batch=2, save_every=1
+    )
+
+    def counted(policy, prompts, temperature, n):
+        if len(call.asked) == call.end:
+            raise Killed
+        call.asked.append(len(prompts))
+        return generate_batch(policy, prompts, temperature, n)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_generate_batch", counted)
+        patch.setattr(real, "get_profile", lambda name, model: profile)
+        patch.setattr(real, "SETS", {"test": ("tiny", "test"), "svamp": ("tiny-longer", "test")})
+        patch.setattr(real, "load_questions", lambda name, split: load_questions(name, split)[:5])
+        patch.setattr(real, "SAMPLED", 4)
+        patch.setattr(real, "SAMPLES", 2)
+        patch.setattr(real, "PROFILE", "tiny")
+        yield call
+
+
+@pytest.fixture(scope="module")
+def work(sitting, tmp_path_factory):
+    """Base and one seed, all measured; nothing is recorded anywhere else."""
+    folder = tmp_path_factory.mktemp("real")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(real, "RUNS", folder / "none")
+        for what in ("base", "trained"):
+            sitting(what, "--work", folder / "work")
+    return folder / "work"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(real, "RUNS", tmp_path / "assets")
+    monkeypatch.setattr(real.publish, "__defaults__", (tmp_path / "assets",))
+    monkeypatch.setattr(real.take_up, "__defaults__", (tmp_path / "assets",))
+    return tmp_path / "assets"
+
+
+def files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != IN_USE
+    }
+
+
+def test_the_base_is_measured_in_sittings_and_nothing_is_asked_twice(sitting, runs, tmp_path, capsys):
+    asked = []
+    for end in (2, 3, 0, 1, None):
+        try:
+            sitting("base", "--work", tmp_path / "work", end=end)
+        except Killed:
+            asked.append(sitting.asked)
+    assert asked + [sitting.asked] == [[2, 2], [1, 2, 2], [], [1], [1] * 4], "5 and 5 in twos, then 4 for each sample"
+    assert "base, pass: 4 of 4 questions" in capsys.readouterr().out
+    sitting("base", "--work", tmp_path / "work")
+    assert sitting.asked == []
+    assert load_evaluation(tmp_path / "work" / "base" / "test").card["n"] == 5
+    assert [len(b.votes) for b in read_ballots(tmp_path / "work" / "base" / "pass" / "completions.jsonl")] == [2] * 4
+
+
+def test_base_and_seed_answer_the_same_under_one_protocol(work):
+    for name in real.SETS:
+        _, trained, comparison = compare_folders(work / "base" / name, work / "seed-0" / name)
+        assert comparison["n"] == 5 and trained.header["adapter"] == "run/adapter"
+    assert json.loads((work / "seed-0" / "run" / "training.json").read_text())["finished"]
+
+
+def test_what_is_finished_is_published_with_all_that_the_summary_promises(sitting, work, runs, capsys):
+    sitting("publish", "--work", work)
+    stored = {
+        f"{who}/{part}/{name}"
+        for who in ("base", "seed-0")
+        for part in PARTS
+        for name in ("completions.jsonl.gz", "protocol.json")
+    }
+    stored |= {f"{who}/{part}/card.json" for who in ("base", "seed-0") for part in real.SETS}
+    of_the_seed = {*real.LOGS, "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    of_the_seed |= {"summary.json", "card.md"}
+    first = files(runs)
+    assert first.keys() == stored | {f"seed-0/{name}" for name in of_the_seed}
+    assert capsys.readouterr().out.startswith("Strict accuracy went from ")
+    for who in ("base", "seed-0"):
+        answers = (work / who / "pass" / "completions.jsonl").read_bytes()
+        assert gzip.decompress(first[f"{who}/pass/completions.jsonl.gz"]) == answers
+    summary = json.loads(first["seed-0/summary.json"])
+    assert (summary["n_test"], summary["svamp"]["n"], summary["sampling"]["gain"]["questions"]) == (5, 5, 4)
+    assert (summary["seed"], summary["train_steps"], summary["model"]) == (0, 2, "assets/tiny_model")
+    assert summary["base"]["strict"]["n"] == summary["svamp"]["trained"]["strict"]["n"] == 5
+    assert summary["sampling"]["base"]["k"] == [1, 2] and summary["train_seconds"] > 0
+    header = json.loads(first["base/test/protocol.json"])
+    assert all(summary[name] == header[name] for name in ("weights", "protocol", "protocol_hash"))
+    card = first["seed-0/card.md"].decode()
+    assert "# tiny_model, trained with GRPO" in card and "| strict | " in card and "| 5, tiny test |" in card
+    sitting("publish", "--work", work)
+    assert files(runs) == first, "the same bytes again"
+
+
+def unfinished(folder):
+    path = folder / "completions.jsonl"
+    path.write_bytes(path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n")
+
+
+def interrupted(folder):
+    path = folder / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": False}))
+
+
+@pytest.mark.parametrize(
+    "harm, part, summarised",
+    [
+        (unfinished, "base/test", False),
+        (unfinished, "base/pass", False),
+        (unfinished, "seed-0/svamp", False),
+        (unfinished, "seed-0/pass", False),
+        (interrupted, "seed-0/run", False),
+        (lambda folder: (folder / "training.json").unlink(), "seed-0/run", False),
+        (shutil.rmtree, "seed-0/test", False),
+        (shutil.rmtree, "seed-0/run", False),
+        (lambda folder: shutil.copytree(folder, folder.with_name("seed-1")), "seed-0", True),
+    ],
+)
+def test_what_is_not_finished_is_named_and_left_out(sitting, work, runs, tmp_path, capsys, harm, part, summarised):
+    copy = shutil.copytree(work, tmp_path / "work")
+    harm(copy / part)
+    sitting("publish", "--work", copy)
+    said = capsys.readouterr().out
+    assert (f"{copy / part} is not finished" in said) != summarised and said.count("not finished") == (not summarised)
+    published = files(runs)
+    assert ("seed-0/summary.json" in published) == summarised
+    if not summarised:
+        left_out = "seed-0/adapter" if part.endswith("run") else part
+        assert not any(name.startswith(f"{left_out}/") for name in published) and len(published) > 10
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_was_not_measured_alike_is_not_summed_up(sitting, work, runs, tmp_path, capsys, part):
+    """As where the profile's cap was changed between the two."""
+    copy = shutil.copytree(work, tmp_path / "work")
+    path = copy / "base" / part / "protocol.json"
+    path.write_text(path.read_text().replace('"token_cap": 24', '"token_cap": 25'))
+    with pytest.raises(SystemExit):
+        sitting("publish", "--work", copy)
+    assert f"token_cap is 25 in {path.parent} and 24 in {copy / 'seed-0' / part}" in capsys.readouterr().err
+    assert not (runs / "seed-0" / "summary.json").exists()
+
+
+def test_recorded_answers_and_runs_come_back_and_cost_nothing_again(sitting, work, runs, tmp_path, monkeypatch):
+    sitting("publish", "--work", work)
+    monkeypatch.setattr(real, "train", lambda *args, **kwargs: pytest.fail("it was trained again"))
+    for what in ("base", "trained"):
+        sitting(what, "--work", tmp_path / "new")
+        assert sitting.asked == []
+    back, before = files(tmp_path / "new"), files(work)
+    assert back.keys() >= {f"seed-0/{part}/completions.jsonl" for part in PARTS} | {"seed-0/run/log.jsonl"}
+    assert all(content == before[name] for name, content in back.items())
+    recorded = files(runs)
+    (tmp_path / "new" / "seed-0" / "svamp" / "completions.jsonl").unlink()  # a kill while it was brought back
+    shutil.rmtree(tmp_path / "new" / "seed-0" / "pass")
+    (runs / "seed-0" / "pass" / "completions.jsonl.gz").unlink()
+    sitting("trained", "--work", tmp_path / "new")
+    assert sitting.asked == [1] * 4, "what was never recorded is asked, and only that"
+    sitting("publish", "--work", tmp_path / "new")
+    assert files(runs).keys() == recorded.keys()
+
+
+def test_what_is_in_the_work_folder_is_not_overwritten_by_what_was_recorded(sitting, work, runs, tmp_path):
+    sitting("publish", "--work", work)
+    copy = shutil.copytree(work, tmp_path / "work")
+    unfinished(copy / "base" / "test")
+    sitting("base", "--work", copy)
+    assert len(sitting.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["base", "--model", "nowhere", "--work", "w"], "there is no model 'nowhere'"),
+        (["base", "--model", "README.md", "--work", "w"], "the model file .*README.md is no GGUF"),
+        (["base", "--work", "README.md"], "README.md' is a file; give the name of a folder"),
+        (["trained", "--work", "README.md/deeper"], "README.md' is a file"),
+        (["publish", "--work", "nowhere"], "--work .*nowhere holds no answers of the base model"),
+        (["publish", "--work", "utils"], "utils holds no answers of the base model; name the folder that `base`"),
+        (["base"], "the following arguments are required: --work"),
+        (["trained", "--work", "w", "--seed", "-1"], "'-1' is not a whole number"),
+        (["everything", "--work", "w"], "invalid choice: 'everything'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(capsys, monkeypatch, words, said):
+    monkeypatch.chdir(real.ROOT)
+    with pytest.raises(SystemExit) as refused:
+        real.main(words)
+    assert refused.value.code == 2 and re.search(said, capsys.readouterr().err)
