@@ -8,6 +8,7 @@ import pytest
 
 from utils.data.prompts import PROMPTS, SYSTEM_PROMPT
 from utils.evaluation.protocol import ANSWERS, read_answers, read_header
+from utils.files import ROOT
 from utils.rewards.functions import REWARDS, correctness_reward, format_reward
 from utils.scripts.prompts import RUNS, rates
 from utils.stats import wilson_interval
@@ -75,3 +76,9 @@ def test_the_alarm_for_a_part_that_never_fires(name, dead):
         history.append(record)
     fired = [alarm.name for alarm in alarms(history, REWARDS) if "does not fire" in alarm.name]
     assert fired == [f"{part} does not fire" for part in dead]
+
+
+def test_what_the_readme_says():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "kept by none of 200 completions" in text and TABLE["prompts"]["words"]["format"] == 0
+    assert f"and by {TABLE['prompts'][CHOSEN]['format']} under the one that shows" in text

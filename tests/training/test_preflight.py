@@ -1,5 +1,6 @@
 """Preflight, memory model and token-budget probe. A GPU is acted by replacing torch's questions about it."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -467,8 +468,19 @@ def test_time_of_a_t4_is_called_an_estimate_from_others():
     public = T4.replace(prompts_per_step=1, micro_batch=8, max_completion_tokens=200)
     seconds, source = preflight.estimate_seconds(public)
     assert seconds == pytest.approx(100 * 60, rel=0.02) and "others' T4 log" in source  # 250 steps took 1 h 41
-    assert preflight.estimate_seconds(PROFILES["l4"]) is None and preflight.estimate_seconds(LAPTOP) is None
-    assert verdicts(LAPTOP)["time"].found == "not measured for laptop"
+    assert preflight.estimate_seconds(PROFILES["l4"]) is None
+    assert verdicts(PROFILES["l4"])["time"].found == "not measured for l4"
+
+
+def test_the_time_of_laptop_is_that_of_measured_steps():
+    with preflight.CPU_STEP.open(encoding="utf-8") as file:
+        rows = {row["part"]: row["seconds"] for row in csv.DictReader(file)}
+    seconds, source = preflight.estimate_seconds(LAPTOP)
+    assert seconds == pytest.approx(LAPTOP.steps * float(rows["median step"])) and "2 cores" in source
+    assert preflight.estimate_seconds(LAPTOP.replace(steps=10))[0] == pytest.approx(seconds * 10 / LAPTOP.steps)
+    for other in (LAPTOP.replace(dtype="float32"), LAPTOP.replace(model=QWEN_3B), LAPTOP.replace(model=TINY.model)):
+        found = preflight.estimate_seconds(other)
+        assert found is None or "recorded runs" in found[1], "of the tiny model there are recorded runs"
 
 
 def test_tables_hold_every_check_and_escape_it():

@@ -17,6 +17,7 @@ from utils.data.prompts import PROMPTS
 from utils.files import ROOT
 
 QWEN_3B = "Qwen/Qwen2.5-3B-Instruct"
+QWEN_05B = "Qwen/Qwen2.5-0.5B-Instruct"
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ PROFILES = {
         ),
         Profile(
             "laptop",
-            "Qwen/Qwen2.5-0.5B-Instruct",
+            QWEN_05B,
             "gsm8k",
             "bfloat16",
             steps=150,

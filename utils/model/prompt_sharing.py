@@ -161,7 +161,7 @@ def completion_logps(
         temperature: what logits are divided by, that of sampling.
     """
     network = Network(model, plain)
-    flat = Flat(input_ids, attention_mask, kept, network.heads // network.key_heads)
+    flat = Flat(input_ids, attention_mask, kept, network.heads // network.key_heads, network.embedding.dtype)
     cos, sin = network.angles(input_ids.shape[1])
     hidden = network.hidden(flat.ids, cos[flat.position], sin[flat.position], flat.attend)
     predicting = network.normed(hidden[0, flat.before])
@@ -184,7 +184,7 @@ class Flat:
         before: for each token of a completion, which of the T tokens predicts it.
     """
 
-    def __init__(self, input_ids: Tensor, attention_mask: Tensor, kept: int, together: int):
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor, kept: int, together: int, dtype: torch.dtype):
         prompts, mask, self.prompt_of = _distinct(input_ids[:, :-kept], attention_mask[:, :-kept])
         lengths, there = mask.sum(1), attention_mask[:, -kept:].bool()
         end, kept = int(lengths.max()), int(there.sum(1).max())
@@ -200,7 +200,8 @@ class Flat:
         seen = causal & self.prompts[:, None] | torch.eye(end, dtype=torch.bool)
         whole = torch.ones(kept, kept, dtype=torch.bool).tril().expand(len(input_ids), -1, -1)
         prompt = self.prompts[self.prompt_of, None].expand(-1, kept, -1)
-        self.seen = [each.repeat(1, together, 1)[:, None] for each in (seen, torch.cat([prompt, whole], 2))]
+        unseen = [~each.repeat(1, together, 1)[:, None] for each in (seen, torch.cat([prompt, whole], 2))]
+        self.bias = [torch.zeros(each.shape, dtype=dtype).masked_fill_(each, -torch.inf) for each in unseen]
 
     def attend(self, i: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """`Attend` of `Network`, for (1, T, heads, D)."""
@@ -211,7 +212,7 @@ class Flat:
         def attended(which: int, key: Tensor, value: Tensor) -> Tensor:
             queries = rows(query, which)
             below = queries.reshape(len(queries), key.shape[1], -1, key.shape[3])
-            found = scaled_dot_product_attention(below, key, value, self.seen[which])
+            found = scaled_dot_product_attention(below, key, value, self.bias[which])
             return found.view_as(queries).transpose(1, 2)
 
         first = [rows(part, 0) for part in (key, value)]

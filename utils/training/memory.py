@@ -22,7 +22,7 @@ from utils.model.decoding import WIDE
 from utils.model.gguf_file import gguf_config
 from utils.model.network import LARGEST, SMALL
 from utils.model.policy import ENGINES, LORA_TARGETS
-from utils.model.profiles import QWEN_3B, Profile, is_gguf
+from utils.model.profiles import QWEN_05B, QWEN_3B, Profile, is_gguf
 from utils.model.prompt_sharing import AT_ONCE
 
 GIB = 2**30
@@ -30,7 +30,7 @@ _QWEN = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": 
 SHAPES = {  # from config.json on huggingface.co/Qwen
     QWEN_3B: _QWEN
     | {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "intermediate_size": 11008},
-    "Qwen/Qwen2.5-0.5B-Instruct": _QWEN
+    QWEN_05B: _QWEN
     | {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864},
 }
 RESERVE = GIB  # GPU: CUDA context, kernels, gaps of the allocator; CPU: Python and its libraries
@@ -127,7 +127,7 @@ def memory_model(
       checkpointing keeps only each layer's input, hw (Unsloth: in RAM, but for two), and one layer at a time is
       computed anew; 3 gradients of width i, and a matrix out of 4 bit, come with it.
       Without logits (`completion_logps`, a CPU): per token and layer 30h + 16i + 28r in float32, 19h + 8i + 14r in
-      bfloat16; and 2hw for each of the NL keys and values that the completions attend to.
+      bfloat16; and 2kw for each of the NL keys and values that the completions attend to.
     - logits: NCV of them, 16 bytes each in TRL (in float32: logits, a copy, two gradients). Unsloth's loss goes by 4N
       chunks: 2 bytes each, and 4 in the chunk at work (compiled, unsloth_zoo 2026.10.7). Without logits: those of
       `AT_ONCE` tokens, 18 bytes each.
@@ -160,7 +160,7 @@ def memory_model(
     if own:
         prompts = min(profile.micro_batch, profile.prompts_per_step)
         read = profile.micro_batch * profile.max_completion_tokens + prompts * profile.max_prompt_tokens
-        saved = read * (30 * h + 16 * i + 28 * r if w == 4 else 19 * h + 8 * i + 14 * r) + tokens * 2 * h * w
+        saved = read * (30 * h + 16 * i + 28 * r if w == 4 else 19 * h + 8 * i + 14 * r) + tokens * 2 * k * w
     one_layer = tokens * 3 * i * w
     if four_bit or gpu_bytes:
         kept = tokens * h * w * (2 if unsloth else layers)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import math
@@ -20,7 +21,7 @@ from typing import Any
 from utils.data.questions import Question
 from utils.files import ROOT
 from utils.model.policy import Policy, generate
-from utils.model.profiles import PROFILES, QWEN_3B, Profile, is_gguf, is_local
+from utils.model.profiles import PROFILES, QWEN_05B, QWEN_3B, Profile, is_gguf, is_local
 from utils.plots import histogram
 from utils.setup import installed, ram_bytes, read_pins
 from utils.stats import wilson_interval
@@ -31,6 +32,8 @@ GPU_PACKAGES = ("vllm", "unsloth", "unsloth_zoo", "bitsandbytes", "torchao")
 HOST_RAM = 6 * GIB  # Python, CUDA libraries and offloaded activations beside a GPU: assumed, not measured
 T4_STEP = (24.0, 8, 200)  # seconds a step, completions, tokens: a public Unsloth + vLLM log of Qwen2.5-3B on a T4
 T4_TOKENS = 300  # mean completion of Qwen2.5-3B-Instruct on GSM8K before training, from public logs
+CPU_STEP = ROOT / "assets" / "runs" / "step_profile_qwen.csv"  # written by tests.benchmarks.profile_step --model DIR
+CPU_COMPLETIONS = 16  # in each of those steps
 SESSION_HOURS = 12  # a free Colab session lasts up to this long
 CUT_OFF_ALLOWED = 0.05  # share of completions that the token cap may cut off
 
@@ -174,6 +177,11 @@ def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
         runs = [json.loads(p.read_text(encoding="utf-8")) for p in (ROOT / "assets/runs/tiny").glob("*/training.json")]
         each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES["tiny"].completions_per_step
         return completions * each, f"from {len(runs)} recorded runs on 2 CPU cores"
+    if profile.name == "laptop" and profile.dtype == "bfloat16" and _has_the_size_of(QWEN_05B, profile.model):
+        with CPU_STEP.open(encoding="utf-8") as file:
+            machine, *rows = csv.DictReader(file)
+        step = next(float(row["seconds"]) for row in rows if row["part"] == "median step")
+        return completions * step / CPU_COMPLETIONS, f"from a profile of steps on {machine['part']}"
     if profile.name == "t4" and profile.model == QWEN_3B:
         seconds, group, length = T4_STEP
         mean = min(T4_TOKENS, profile.max_completion_tokens)
@@ -182,6 +190,13 @@ def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
         )
         return completions * mean * seconds / (group * length), source
     return None
+
+
+def _has_the_size_of(known: str, model: str) -> bool:
+    try:
+        return parameters(model_config(model)) == parameters(model_config(known))
+    except ValueError:
+        return False
 
 
 def _time(profile: Profile) -> Check:
