@@ -74,6 +74,7 @@ SETTINGS = {
 }
 START_REWARDS: dict[RewardFunction, float] = {correctness_reward: 1.0, format_reward: 0.2}
 NOT_LEARNT = ("name", "unsloth", "save_every", "eval_batch", "max_prompt_tokens", "context_tokens")
+YOUNGER = ("prompt", "solution_steps")  # fields that came after the recorded runs; they had what START has
 HELD_OUT = 500  # validation questions, the same for every run
 CURVE_EVERY = 2  # optimizer steps
 START_NUMBERS = (
@@ -150,8 +151,9 @@ def fingerprint(arm: Arm, held_out: int = HELD_OUT) -> str:
     """
     profile = START.replace(**arm.profile)
     numbers = {k: v for k, v in dataclasses.asdict(profile).items() if k not in NOT_LEARNT}
-    if profile.prompt == START.prompt:
-        del numbers["prompt"]  # the recorded runs are older than the choice
+    for name in YOUNGER:
+        if numbers[name] == getattr(START, name):
+            del numbers[name]
     definition = {
         "profile": numbers | {"model": portable(profile.model), "weights": _weights(profile.model)},
         "settings": SETTINGS | arm.settings,
