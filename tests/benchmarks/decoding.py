@@ -30,6 +30,7 @@ from utils.setup import machine
 
 REPEATS = 5
 ROUNDS = 3  # of a real model
+CAP = 200  # tokens of its completions
 QUESTIONS, GROUP = 4, 8  # of a real model
 SHAPES = ((1024, 1024, 1024), (2048, 1024, 4096), (4096, 896, 4864))  # rows, inputs, outputs of a product
 
@@ -81,7 +82,7 @@ def embedded():
 
 def real(model):
     questions = load_questions("gsm8k", "train")[:QUESTIONS]
-    policy = load_policy(get_profile("laptop", model))
+    policy = load_policy(get_profile("laptop", model).replace(max_completion_tokens=CAP))
     cap, dtype, parameters = policy.profile.max_completion_tokens, policy.model.dtype, policy.model.num_parameters()
     print(f"{machine()}, {torch.get_num_threads()} threads; {parameters:,} parameters in {dtype}")
     never = [policy.model.config.vocab_size]  # no token has this number

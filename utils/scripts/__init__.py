@@ -5,5 +5,6 @@ notebooks    execute the series, and write what repeats in it
 pretrain     make the embedded model
 prompts      compare system prompts on a real model
 record       make the recorded runs and the bank
+real        measure and train a real model, in any number of sittings
 experiments  run the experiments and write FINDINGS.md
 """

@@ -1,6 +1,7 @@
 """Training, notebooks 03 and 04: GRPO by TRL, watched, stopped and gone on with.
 
-grpo         the trainer, its log, its folder, resume
+grpo         a run: its settings, its log, its folder, resume
+trainer      TRL's, with several end tokens, without logits, without idle work
 checkpoints  which can be gone on from, and their mirror
 watch        live table, alarms, "why is my loss 0"
 preflight    will it run here, and does the token cap fit?

@@ -2,7 +2,7 @@
 
 Compared with measurements on a CPU (tests/training/test_preflight.py): weights, adapters, gradients, optimizer state
 and the KV cache of transformers are exact, logits within 2%, the peak of the activations with TRL within 14%, and
-without logits from 11% below the formula to 4% above it. Not measured, for only a GPU can show it: vLLM's KV cache,
+without logits from 11% below the formula to 8% above it. Not measured, for only a GPU can show it: vLLM's KV cache,
 Unsloth's activations and logits. The reserve is assumed.
 
     >>> from utils.model.profiles import PROFILES
