@@ -59,18 +59,15 @@ def sitting():
 
 @pytest.fixture(scope="module")
 def work(sitting, tmp_path_factory):
-    """Base and one seed, all measured; nothing is recorded anywhere else."""
+    """Base and one seed, all measured."""
     folder = tmp_path_factory.mktemp("real")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real, "RUNS", folder / "none")
-        for what in ("base", "trained"):
-            sitting(what, "--work", folder / "work")
-    return folder / "work"
+    for what in ("base", "trained"):
+        sitting(what, "--work", folder)
+    return folder
 
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(real, "RUNS", tmp_path / "assets")
     monkeypatch.setattr(real.publish, "__defaults__", (tmp_path / "assets",))
     monkeypatch.setattr(real.take_up, "__defaults__", (tmp_path / "assets",))
     return tmp_path / "assets"
@@ -84,7 +81,7 @@ def files(folder):
     }
 
 
-def test_the_base_is_measured_in_sittings_and_nothing_is_asked_twice(sitting, runs, tmp_path, capsys):
+def test_the_base_is_measured_in_sittings_and_nothing_is_asked_twice(sitting, tmp_path, capsys):
     asked = []
     for end in (2, 3, 0, 1, None):
         try:
@@ -157,6 +154,7 @@ def interrupted(folder):
         (lambda folder: (folder / "training.json").unlink(), "seed-0/run", False),
         (shutil.rmtree, "seed-0/test", False),
         (shutil.rmtree, "seed-0/run", False),
+        (lambda folder: (folder / "protocol.json").unlink(), "seed-0/test", False),
         (lambda folder: shutil.copytree(folder, folder.with_name("seed-1")), "seed-0", True),
     ],
 )
@@ -188,7 +186,7 @@ def test_what_was_not_measured_alike_is_not_summed_up(sitting, work, runs, tmp_p
 def test_recorded_answers_and_runs_come_back_and_cost_nothing_again(sitting, work, runs, tmp_path, monkeypatch):
     sitting("publish", "--work", work)
     monkeypatch.setattr(real, "train", lambda *args, **kwargs: pytest.fail("it was trained again"))
-    for what in ("base", "trained"):
+    for what in ("unpack", "base", "trained"):
         sitting(what, "--work", tmp_path / "new")
         assert sitting.asked == []
     back, before = files(tmp_path / "new"), files(work)
@@ -198,7 +196,8 @@ def test_recorded_answers_and_runs_come_back_and_cost_nothing_again(sitting, wor
     (tmp_path / "new" / "seed-0" / "svamp" / "completions.jsonl").unlink()  # a kill while it was brought back
     shutil.rmtree(tmp_path / "new" / "seed-0" / "pass")
     (runs / "seed-0" / "pass" / "completions.jsonl.gz").unlink()
-    sitting("trained", "--work", tmp_path / "new")
+    for what in ("unpack", "trained"):
+        sitting(what, "--work", tmp_path / "new")
     assert sitting.asked == [1] * 4, "what was never recorded is asked, and only that"
     sitting("publish", "--work", tmp_path / "new")
     assert files(runs).keys() == recorded.keys()
@@ -208,8 +207,9 @@ def test_what_is_in_the_work_folder_is_not_overwritten_by_what_was_recorded(sitt
     sitting("publish", "--work", work)
     copy = shutil.copytree(work, tmp_path / "work")
     unfinished(copy / "base" / "test")
-    sitting("base", "--work", copy)
-    assert len(sitting.asked) == 1
+    before = files(copy)
+    sitting("unpack", "--work", copy)
+    assert files(copy) == before
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,7 @@ def test_what_is_in_the_work_folder_is_not_overwritten_by_what_was_recorded(sitt
         (["base", "--work", "README.md"], "README.md' is a file; give the name of a folder"),
         (["trained", "--work", "README.md/deeper"], "README.md' is a file"),
         (["publish", "--work", "nowhere"], "--work .*nowhere holds no answers of the base model"),
+        (["unpack", "--work", "README.md"], "README.md' is a file"),
         (["publish", "--work", "utils"], "utils holds no answers of the base model; name the folder that `base`"),
         (["base"], "the following arguments are required: --work"),
         (["trained", "--work", "w", "--seed", "-1"], "'-1' is not a whole number"),

@@ -3,6 +3,7 @@
     python -m utils.scripts.real base --model DEST --work FOLDER            the untrained model: hours on 2 cores
     python -m utils.scripts.real trained --model DEST --work FOLDER         train one seed, and measure it alike
     python -m utils.scripts.real publish --work FOLDER                      copy what is finished to assets/runs/qwen
+    python -m utils.scripts.real unpack --work FOLDER                       bring it back from there, to go on with it
 
 Each call goes on where the one before was stopped. Base and trained model answer the same questions under one protocol:
 
@@ -64,7 +65,8 @@ def finished(folder: Path) -> bool:
     if folder.name == RUN:
         return read_training(folder).get("finished", False)
     lines = (folder / ANSWERS).read_bytes().count(b"\n") if (folder / ANSWERS).exists() else 0
-    return lines > 0 and lines == read_header(folder)["questions"] * (SAMPLES if folder.name == PASS else 1)
+    questions = read_header(folder)["questions"] or 0
+    return lines == questions * (SAMPLES if folder.name == PASS else 1) > 0
 
 
 def summary_of(base: Path, trained: Path) -> dict[str, Any]:
@@ -130,18 +132,20 @@ def copy_run(run: Path, target: Path) -> None:
 
 def take_up(work: Path, source: Path = RUNS) -> None:
     """Bring recorded answers and runs back to `work`, so that what they cost is not paid again."""
-    for packed in source.glob(f"*/*/{ANSWERS}.gz"):
+    for packed in sorted(source.glob(f"*/*/{ANSWERS}.gz")):
         folder = work / packed.parent.relative_to(source)
         if not (folder / ANSWERS).exists():
             unpack(packed.parent, folder)
-    for adapter in source.glob("seed-*/adapter"):
+            print(f"{folder} is there again")
+    for adapter in sorted(source.glob("seed-*/adapter")):
         if not (run := work / adapter.parent.name / RUN).exists():
             copy_run(adapter.parent, run)
+            print(f"{run} is there again")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.scripts.real", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("base", "trained", "publish"))
+    parser.add_argument("what", choices=("base", "trained", "publish", "unpack"))
     parser.add_argument("--model", type=model, help="folder, .gguf file or hub name; the profile's own unless given")
     parser.add_argument("--work", type=output_folder, required=True, help="where everything is kept")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
@@ -152,13 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if args.what == "publish":
             publish(work)
-            return
-        take_up(work)
-        profile = get_profile(PROFILE, args.model)
-        if args.what == "base":
-            measure(load_policy(profile), work / "base")
+        elif args.what == "unpack":
+            take_up(work)
+        elif args.what == "base":
+            measure(load_policy(get_profile(PROFILE, args.model)), work / "base")
         else:
-            measure_trained(profile, work / f"seed-{args.seed}", args.seed)
+            measure_trained(get_profile(PROFILE, args.model), work / f"seed-{args.seed}", args.seed)
     except (OSError, ValueError, InUse) as error:
         parser.exit(1, f"{error}\n")
 
