@@ -42,8 +42,9 @@ def calls(monkeypatch):
 
 
 HOLD = """
-import sys
+import signal, sys
 from utils.files import in_use
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 with in_use(sys.argv[1], float(sys.argv[2])):
     print("in", flush=True)
     sys.stdin.readline()

@@ -157,7 +157,7 @@ def test_a_killed_process_is_succeeded_at_once(hold, tmp_path, exchange, monkeyp
 def test_ctrl_c_gives_the_folder_back_and_other_signals_leave_it_to_the_next(hold, tmp_path, number):
     holder = hold(tmp_path)
     holder.send_signal(number)
-    holder.wait()
+    holder.wait(timeout=60)
     assert (os.listdir(tmp_path) == []) == (number == signal.SIGINT)
     hold(tmp_path)
 

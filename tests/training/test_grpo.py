@@ -14,11 +14,12 @@ from transformers import TrainerCallback
 from utils.data.answers import is_correct
 from utils.data.questions import load_questions
 from utils.files import IN_USE, InUse, read_jsonl
-from utils.model.policy import LORA_TARGETS, generate, load_policy, with_adapter
+from utils.model.policy import LORA_TARGETS, generate, load_policy, load_tokenizer, with_adapter
 from utils.model.profiles import get_profile
 from utils.rewards.functions import correctness_reward, load_rewards, text_of
+from utils.setup import machine
 from utils.training.checkpoints import complete_checkpoints, write_manifest
-from utils.training.grpo import build_config, build_trainer, grpo_settings, run_training
+from utils.training.grpo import build_config, build_trainer, grpo_settings, run_training, training_questions
 
 SMALL = get_profile("tiny").replace(
     steps=6, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=48, save_every=3
@@ -67,8 +68,20 @@ def test_training_leaves_what_it_promises(straight):
     targets = json.loads((result.adapter / "adapter_config.json").read_text())["target_modules"]
     assert targets == sorted(LORA_TARGETS), "in one order, or the same adapter would differ by process"
     saved = json.loads((folder / "training.json").read_text())
-    assert saved["steps"] == 6 and saved["seed"] == 3 and saved["versions"]["trl"]
+    assert saved["steps"] == 6 and saved["seed"] == 3 and saved["versions"]["trl"] and saved["machine"] == machine()
     assert [c.name for c in complete_checkpoints(folder)] == ["checkpoint-3", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("most", [None, 2, 3, 99])
+def test_a_profile_may_train_on_the_questions_with_short_solutions(most, capsys):
+    every = load_questions("tiny", "train")
+    lines = [q.row["answer"].strip().count("\n") for q in every]  # the gold stands on a line of its own
+    profile = get_profile("tiny").replace(solution_steps=most)
+    chosen = training_questions(profile, load_tokenizer(profile.model))
+    assert chosen == [q for q, n in zip(every, lines, strict=True) if n <= (most or 99)]
+    assert min(lines) <= 2 < max(lines), "else nothing would be left out, or all"
+    said = f"{len(chosen):,} of {len(every):,} questions are trained on" if most else ""
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_log_and_rollouts_have_one_line_a_step_and_agree(straight):

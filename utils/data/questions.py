@@ -1,4 +1,4 @@
-"""Questions and prompts: from a dataset's rows to what the model reads.
+"""Questions: from a dataset's rows to a text and an exact gold.
 
 One `Question` looks the same whether it comes from the tiny world, from GSM8K on the Hugging Face hub or from a
 JSONL file on disk, so everything after this module is one code path. Nothing is dropped silently: a row that

@@ -1,11 +1,12 @@
-"""A short decoding loop for small models of the Qwen2 kind: what an inference engine does, in its smallest form.
+"""A short decoding loop for models of the Qwen2 kind up to 1 B: what an inference engine does, in its smallest form.
 
-`model.generate` serves every model there is, and on a small one that generality takes most of the time. This loop gives
-the same tokens several times faster (tests/benchmarks/decoding.py) by four ideas, which vLLM has, too:
+`model.generate` serves every model there is, and on a CPU that generality takes most of the time. This loop gives the
+same tokens several times faster (tests/benchmarks/decoding.py) by four ideas, which vLLM has, too:
 
-    prefix sharing    the prompt of a group is read once, not once for each completion
+    prefix sharing    the prompt of a group is read once, not once for each completion, and what all prompts begin with
+                      once for all of them
     static cache      room for all keys and values is set aside at the start, and nothing is moved when a token comes
-    fused weights     adapters are added to their matrices, and matrices that read the same input are stacked
+    laid-out weights  matrices that read the same input are stacked, in the order in which they are read (`network`)
     early leave       a completion that has ended leaves the batch, and the others go on without it
 """
 

@@ -9,9 +9,8 @@ Three layouts, chosen by what is at hand:
               W + BA to eight bits and would swallow a young adapter
     plain     any other without that room: the model's own matrices, adapters beside
 
-Packing costs a second, once for a model whose weights stay as they are. A loss takes `plain`: adapters get gradients
-there. How much each layout brings:
-tests/benchmarks/decoding.py.
+Packing costs a second, once for a model whose weights stay as they are. A loss takes `plain`, where adapters get
+gradients.
 """
 
 from __future__ import annotations

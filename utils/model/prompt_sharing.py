@@ -7,7 +7,8 @@ loss; on the profile tiny two thirds of all tokens are such repetitions. `share_
 
 With Qwen's vocabulary of 151,936 the logits are the largest thing in a step, 1.9 GB for 16 completions of 200 tokens,
 and as many again for each operation on them. `completion_logps` never has more than those of a few tokens at a time:
-all that the loss needs of them is one number a token, whose gradient is known as soon as they are there.
+all that the loss needs of them is one number a token, whose gradient is known as soon as they are there. A narrow
+vocabulary keeps TRL's own arithmetic, and with it what is recorded of the embedded model, bit for bit.
 """
 
 from __future__ import annotations

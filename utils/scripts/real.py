@@ -29,7 +29,6 @@ from utils.files import ROOT, InUse, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
 from utils.model.profiles import Profile, get_profile
 from utils.scripts.commands import counter, model, output_folder, whole_number
-from utils.setup import machine
 from utils.training.checkpoints import read_training
 from utils.training.grpo import train
 
@@ -91,7 +90,7 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
         seed=run["seed"],
         train_steps=run["steps"],
         train_seconds=run["seconds"],
-        machine=machine(),
+        machine=run["machine"],
         svamp={
             **{w: rates(evaluation.verdicts) for w, evaluation in judged["svamp"].items()},
             **compare(*(evaluation.verdicts for evaluation in judged["svamp"].values())),

@@ -7,7 +7,7 @@ A run's folder holds
     rollouts.jsonl    one line per optimizer step: every group's prompt, completions, rewards and advantages
     checkpoint-N/     adapter, optimizer and random state after step N; `complete.json` is written last
     adapter/          the trained LoRA adapter
-    training.json     steps, seconds, whether finished, seed, the learning rate's schedules, versions
+    training.json     steps, seconds, whether finished, seed, the learning rate's schedules, versions, machine
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from utils.model.prompt_sharing import share_prompts
 from utils.model.weights import misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
-from utils.setup import versions
+from utils.setup import machine, versions
 from utils.training.checkpoints import (
     LOGS,
     MANIFEST,
@@ -526,6 +526,7 @@ def _train_in(output: Path, trainer: Any, resume: bool, mirror: Path | None) -> 
             "seed": trainer.args.seed,
             "schedules": schedules(result.history),
             "versions": versions(),
+            "machine": machine(),
         },
     )
     return result
