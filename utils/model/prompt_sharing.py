@@ -234,13 +234,17 @@ class TokenLogps(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logps, entropies = torch.empty(2, len(hidden))
         gradient = torch.empty_like(hidden)
+        low = hidden.new_empty(AT_ONCE, len(weight))  # filled again and again: new memory costs more than arithmetic
+        logits, p = (torch.empty(low.shape) for _ in range(2))
         for part in torch.arange(len(hidden)).split(AT_ONCE):
-            logits = torch.nn.functional.linear(hidden[part], weight).float().div_(temperature)
-            each = logits.sub_(logits.logsumexp(-1, keepdim=True))
-            p = each.exp()
-            logps[part] = each.gather(1, tokens[part, None])[:, 0]
-            entropies[part] = -(p[:, None] @ each[:, :, None])[:, 0, 0]
-            gradient[part] = (weight[tokens[part]] - p.to(weight.dtype) @ weight) / temperature
+            low, logits, p, chosen = low[: len(part)], logits[: len(part)], p[: len(part)], tokens[part]
+            logits.copy_(torch.mm(hidden[part], weight.T, out=low)).div_(temperature)
+            logits.sub_(logits.amax(-1, keepdim=True))
+            total = torch.exp(logits, out=p).sum(-1)
+            p.div_(total[:, None])
+            logps[part] = logits.gather(1, chosen[:, None])[:, 0] - total.log()
+            entropies[part] = total.log() - logits.mul_(p).sum(-1)
+            gradient[part] = (weight[chosen] - low.copy_(p) @ weight) / temperature
         context.save_for_backward(gradient)
         context.mark_non_differentiable(entropies)
         return logps, entropies
