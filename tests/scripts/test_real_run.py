@@ -13,7 +13,7 @@ from utils.evaluation.sampling import read_ballots
 from utils.files import IN_USE
 from utils.model import policy as generation
 from utils.model.profiles import get_profile
-from utils.scripts import real
+from utils.scripts import real, record
 
 PARTS = ("test", "svamp", "pass")
 pytestmark = pytest.mark.slow
@@ -68,8 +68,11 @@ def work(sitting, tmp_path_factory):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(real.publish, "__defaults__", (tmp_path / "assets",))
-    monkeypatch.setattr(real.take_up, "__defaults__", (tmp_path / "assets",))
+    for function in (real.publish, real.show, real.take_up):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "assets",))
+    monkeypatch.setattr(real, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(record, "README", tmp_path / "README.md")
+    record.README.write_text("\n".join(["before", *real.MARKERS, "after"]))
     return tmp_path / "assets"
 
 
@@ -113,7 +116,7 @@ def test_what_is_finished_is_published_with_all_that_the_summary_promises(sittin
     }
     stored |= {f"{who}/{part}/card.json" for who in ("base", "seed-0") for part in real.SETS}
     of_the_seed = {*real.LOGS, "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-    of_the_seed |= {"summary.json", "card.md"}
+    of_the_seed |= {"summary.json", "card.md", "rollouts.jsonl.gz"}
     first = files(runs)
     assert first.keys() == stored | {f"seed-0/{name}" for name in of_the_seed}
     assert capsys.readouterr().out.startswith("Strict accuracy went from ")
@@ -129,8 +132,19 @@ def test_what_is_finished_is_published_with_all_that_the_summary_promises(sittin
     assert all(summary[name] == header[name] for name in ("weights", "protocol", "protocol_hash"))
     card = first["seed-0/card.md"].decode()
     assert "# tiny_model, trained with GRPO" in card and "| strict | " in card and "| 5, tiny test |" in card
+    page, pictures = record.README.read_text(), files(real.FIGURES)
+    assert page.startswith("before\n") and page.endswith("\nafter") and "| 0 | " in page and "| 2 steps, " in page
+    assert "pass@1 " in page and "pass@2 " in page and "SVAMP, 5 questions" in page
+    assert pictures.keys() == {"real_before_after.png", "real_learning_curves.png"}
     sitting("publish", "--work", work)
-    assert files(runs) == first, "the same bytes again"
+    assert (files(runs), record.README.read_text(), files(real.FIGURES)) == (first, page, pictures), "the same again"
+
+
+@pytest.mark.skipif(not list(real.RUNS.glob("seed-*/summary.json")), reason="no seed is recorded yet")
+def test_the_readme_shows_the_recorded_runs():
+    recorded = [json.loads(path.read_text()) for path in sorted(real.RUNS.glob("seed-*/summary.json"))]
+    shown = record.README.read_text(encoding="utf-8").split(real.MARKERS[0])[1].split(real.MARKERS[1])[0].strip()
+    assert shown == real.results_table(recorded)
 
 
 def unfinished(folder):
@@ -165,7 +179,7 @@ def test_what_is_not_finished_is_named_and_left_out(sitting, work, runs, tmp_pat
     said = capsys.readouterr().out
     assert (f"{copy / part} is not finished" in said) != summarised and said.count("not finished") == (not summarised)
     published = files(runs)
-    assert ("seed-0/summary.json" in published) == summarised
+    assert ("seed-0/summary.json" in published) == summarised == ("| 2 steps, " in record.README.read_text())
     if not summarised:
         left_out = "seed-0/adapter" if part.endswith("run") else part
         assert not any(name.startswith(f"{left_out}/") for name in published) and len(published) > 10
@@ -190,7 +204,10 @@ def test_recorded_answers_and_runs_come_back_and_cost_nothing_again(sitting, wor
         sitting(what, "--work", tmp_path / "new")
         assert sitting.asked == []
     back, before = files(tmp_path / "new"), files(work)
-    assert back.keys() >= {f"seed-0/{part}/completions.jsonl" for part in PARTS} | {"seed-0/run/log.jsonl"}
+    assert back.keys() >= {f"seed-0/{part}/completions.jsonl" for part in PARTS} | {
+        "seed-0/run/log.jsonl",
+        "seed-0/run/rollouts.jsonl",
+    }
     assert all(content == before[name] for name, content in back.items())
     recorded = files(runs)
     (tmp_path / "new" / "seed-0" / "svamp" / "completions.jsonl").unlink()  # a kill while it was brought back

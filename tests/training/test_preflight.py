@@ -1,6 +1,5 @@
 """Preflight, memory model and token-budget probe. A GPU is acted by replacing torch's questions about it."""
 
-import csv
 import dataclasses
 import json
 import re
@@ -472,15 +471,23 @@ def test_time_of_a_t4_is_called_an_estimate_from_others():
     assert verdicts(PROFILES["l4"])["time"].found == "not measured for l4"
 
 
-def test_the_time_of_laptop_is_that_of_measured_steps():
-    with preflight.CPU_STEP.open(encoding="utf-8") as file:
-        rows = {row["part"]: row["seconds"] for row in csv.DictReader(file)}
+def test_time_of_laptop_comes_from_its_records_and_those_of_a_model_of_that_size():
+    runs = [json.loads(p.read_text()) for p in (ROOT / "assets" / "runs" / "laptop").glob("*/training.json")]
     seconds, source = preflight.estimate_seconds(LAPTOP)
-    assert seconds == pytest.approx(LAPTOP.steps * float(rows["median step"])) and "2 cores" in source
+    assert seconds == pytest.approx(fmean(LAPTOP.steps * r["seconds"] / r["steps"] for r in runs))
+    assert f"from {len(runs)} recorded run" in source
     assert preflight.estimate_seconds(LAPTOP.replace(steps=10))[0] == pytest.approx(seconds * 10 / LAPTOP.steps)
-    for other in (LAPTOP.replace(dtype="float32"), LAPTOP.replace(model=QWEN_3B), LAPTOP.replace(model=TINY.model)):
-        found = preflight.estimate_seconds(other)
-        assert found is None or "recorded runs" in found[1], "of the tiny model there are recorded runs"
+    assert preflight.estimate_seconds(LAPTOP.replace(dtype="float32")) is None
+    tiny, source = preflight.estimate_seconds(LAPTOP.replace(model=TINY.model))
+    assert tiny < seconds / 10 and "3 recorded runs" in source
+
+
+def test_a_long_run_is_announced_with_a_first_look():
+    check = verdicts(T4)["time"]
+    seconds, _ = preflight.estimate_seconds(T4)
+    assert seconds > 3 * 3600 and check.verdict == "warn"
+    assert f"first look set steps to 20, about {seconds * 20 / T4.steps / 60:.0f} minutes" in check.mend
+    assert verdicts(T4.replace(steps=20))["time"].verdict == "ok"
 
 
 def test_tables_hold_every_check_and_escape_it():

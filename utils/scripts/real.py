@@ -2,7 +2,8 @@
 
     python -m utils.scripts.real base --model DEST --work FOLDER            the untrained model: hours on 2 cores
     python -m utils.scripts.real trained --model DEST --work FOLDER         train one seed, and measure it alike
-    python -m utils.scripts.real publish --work FOLDER                      copy what is finished to assets/runs/qwen
+    python -m utils.scripts.real publish --work FOLDER                      copy what is finished to assets/runs/laptop,
+                                                                            fill the README's table, draw its pictures
     python -m utils.scripts.real unpack --work FOLDER                       bring it back from there, to go on with it
 
 Each call goes on where the one before was stopped. Base and trained model answer the same questions under one protocol:
@@ -15,29 +16,35 @@ Each call goes on where the one before was stopped. Base and trained model answe
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils import plots
 from utils.data.questions import load_questions
 from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
+from utils.evaluation.figures import card_figure
 from utils.evaluation.protocol import ANSWERS, Protocol, pack, read_header, require_same, unpack
-from utils.files import ROOT, InUse, write_bytes, write_json, write_text
+from utils.files import ROOT, InUse, read_jsonl, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
 from utils.model.profiles import Profile, get_profile
 from utils.scripts.commands import counter, model, output_folder, whole_number
+from utils.scripts.record import FIGURES, fill_readme, results_rows
+from utils.stats import percent
 from utils.training.checkpoints import read_training
 from utils.training.grpo import train
 
 PROFILE = "laptop"
-RUNS = ROOT / "assets" / "runs" / "qwen"
+RUNS = ROOT / "assets" / "runs" / "laptop"
 SETS = {"test": ("gsm8k", "test"), "svamp": ("svamp", "test")}
 PASS, RUN = "pass", "run"  # folders beside those of `SETS`
 SAMPLED, SAMPLES = 200, 8
-LOGS = ("log.jsonl", "settings.json", "training.json")
+LOGS, ROLLOUTS = ("log.jsonl", "settings.json", "training.json"), "rollouts.jsonl"
+MARKERS = ("<!-- real: written by python -m utils.scripts.real publish -->", "<!-- end of real -->")
 
 
 def measure(policy: Policy, folder: Path) -> None:
@@ -101,8 +108,8 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
 
 
 def publish(work: Path, target: Path = RUNS) -> None:
-    """Copy what is finished, and say what is not: stored answers, compressed; of a seed its log and adapter; where all
-    of it and of the base model is there, also summary and card."""
+    """Copy what is finished, and say what is not: stored answers, compressed; of a seed its logs, rollouts and adapter;
+    where all of it and of the base model is there, also summary and card."""
     whole = set()
     for who in ("base", *sorted(path.name for path in work.glob("seed-*"))):
         parts = [*SETS, PASS] + [RUN] * (who != "base")
@@ -112,6 +119,8 @@ def publish(work: Path, target: Path = RUNS) -> None:
                 print(f"{work / who / part} is not finished")
             elif part == RUN:
                 copy_run(work / who / part, target / who)
+                rollouts = (work / who / part / ROLLOUTS).read_bytes()
+                write_bytes(target / who / f"{ROLLOUTS}.gz", gzip.compress(rollouts, mtime=0))
             else:
                 pack(work / who / part, target / who / part)
         whole |= {who} if done == parts else set()
@@ -120,6 +129,37 @@ def publish(work: Path, target: Path = RUNS) -> None:
             write_json(target / who / "summary.json", summary)
             write_text(target / who / "card.md", report.model_card(summary))
             print(report.verdict_line(summary))
+
+
+def show(runs: Path = RUNS) -> None:
+    """Fill the README's table of the published seeds, and draw the pictures of the first."""
+    folders = sorted(path.parent for path in runs.glob("seed-*/summary.json"))
+    if not folders:
+        return
+    summaries = [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in folders]
+    history = read_jsonl(folders[0] / "log.jsonl")
+    pictures = {
+        "real_before_after": card_figure(summaries[0]["base"], summaries[0]["trained"]),
+        "real_learning_curves": plots.learning_curves(history),
+    }
+    for name, figure in pictures.items():
+        write_bytes(FIGURES / f"{name}.png", plots.png(figure))
+    fill_readme(MARKERS, results_table(summaries))
+
+
+def results_table(summaries: Sequence[dict[str, Any]]) -> str:
+    """The README's table of these seeds, and what else was measured of the first, in Markdown."""
+    s = summaries[0]
+    sampled, svamp, most = s["sampling"], s["svamp"], s["sampling"]["base"]["k"][-1]
+    passed = {k: [f"{100 * sampled[who]['pass']['mean'][k - 1]:.1f}" for who in ("base", "trained")] for k in (1, most)}
+    measured = (
+        f"{s['model']}, trained and measured on {s['machine']}: {s['n_test']:,} test questions, greedy, 95% Wilson "
+        f"intervals. Seed {s['seed']}, sampled on {sampled['gain']['questions']} of them and read leniently: "
+        f"{', '.join(f'pass@{k} {before} → {after}%' for k, (before, after) in passed.items())}. SVAMP, "
+        f"{svamp['n']:,} questions of another kind, strict: {percent(svamp['base']['strict'])} → "
+        f"{percent(svamp['trained']['strict'])}."
+    )
+    return "\n".join([*results_rows(list(summaries)), "", measured])
 
 
 def copy_run(run: Path, target: Path) -> None:
@@ -139,6 +179,7 @@ def take_up(work: Path, source: Path = RUNS) -> None:
     for adapter in sorted(source.glob("seed-*/adapter")):
         if not (run := work / adapter.parent.name / RUN).exists():
             copy_run(adapter.parent, run)
+            write_bytes(run / ROLLOUTS, gzip.decompress((adapter.parent / f"{ROLLOUTS}.gz").read_bytes()))
             print(f"{run} is there again")
 
 
@@ -155,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if args.what == "publish":
             publish(work)
+            show()
         elif args.what == "unpack":
             take_up(work)
         elif args.what == "base":

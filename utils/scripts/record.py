@@ -103,8 +103,8 @@ def recorded() -> list[dict[str, Any]]:
     return [json.loads((RUNS / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8")) for seed in SEEDS]
 
 
-def results_table(summaries: list[dict[str, Any]]) -> str:
-    """The README's table of these runs, in Markdown."""
+def results_rows(summaries: list[dict[str, Any]]) -> list[str]:
+    """A table of runs in Markdown, one line each, with its head."""
     lines = [
         "| seed | strict before | strict after | lenient | format | fixed / broken | McNemar p | training |",
         "|---|---|---|---|---|---|---|---|",
@@ -114,7 +114,7 @@ def results_table(summaries: list[dict[str, Any]]) -> str:
         change = [
             f"{100 * base[name]['rate']:.1f} → {100 * trained[name]['rate']:.1f}%" for name in ("lenient", "format")
         ]
-        p = s["mcnemar_p"]
+        p, seconds = s["mcnemar_p"], s["train_seconds"]
         lines.append(
             " | ".join(
                 [
@@ -124,18 +124,22 @@ def results_table(summaries: list[dict[str, Any]]) -> str:
                     *change,
                     f"{s['flips']['fixed']} / {s['flips']['broken']}",
                     "< 1e-6" if p < 1e-6 else f"{p:.2g}",
-                    f"{s['train_steps']} steps, {s['train_seconds']:.0f} s |",
+                    f"{s['train_steps']} steps, {f'{seconds:.0f} s' if seconds < 600 else f'{seconds / 60:.0f} min'} |",
                 ]
             )
         )
+    return lines
+
+
+def results_table(summaries: list[dict[str, Any]]) -> str:
+    """The README's table of these runs, and how they were measured, in Markdown."""
     s = summaries[0]
-    lines += [
-        "",
+    measured = (
         f"Measured on {s['machine']}: {s['n_test']:,} test questions, greedy, 95% Wilson intervals. The base model, "
         f"sampled on {s['pass_questions']} of them: pass@1 {100 * s['base_pass']['pass@1']:.1f}%, "
-        f"pass@8 {100 * s['base_pass']['pass@8']:.1f}%.",
-    ]
-    return "\n".join(lines)
+        f"pass@8 {100 * s['base_pass']['pass@8']:.1f}%."
+    )
+    return "\n".join([*results_rows(summaries), "", measured])
 
 
 def publish() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 import math
@@ -32,9 +31,10 @@ GPU_PACKAGES = ("vllm", "unsloth", "unsloth_zoo", "bitsandbytes", "torchao")
 HOST_RAM = 6 * GIB  # Python, CUDA libraries and offloaded activations beside a GPU: assumed, not measured
 T4_STEP = (24.0, 8, 200)  # seconds a step, completions, tokens: a public Unsloth + vLLM log of Qwen2.5-3B on a T4
 T4_TOKENS = 300  # mean completion of Qwen2.5-3B-Instruct on GSM8K before training, from public logs
-CPU_STEP = ROOT / "assets" / "runs" / "step_profile_qwen.csv"  # written by tests.benchmarks.profile_step --model DIR
-CPU_COMPLETIONS = 16  # in each of those steps
+RUNS = ROOT / "assets" / "runs"  # the recorded ones, in a folder for each profile
 SESSION_HOURS = 12  # a free Colab session lasts up to this long
+LONG_HOURS = 3  # of which one should know before
+FIRST_LOOK = 20  # steps
 CUT_OFF_ALLOWED = 0.05  # share of completions that the token cap may cut off
 
 
@@ -173,15 +173,11 @@ def _tokens(profile: Profile) -> Check:
 def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
     """(seconds of the whole run, where the figure comes from); None where nothing like it was measured."""
     completions = profile.steps * profile.completions_per_step
-    if profile.model == PROFILES["tiny"].model:
-        runs = [json.loads(p.read_text(encoding="utf-8")) for p in (ROOT / "assets/runs/tiny").glob("*/training.json")]
-        each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES["tiny"].completions_per_step
-        return completions * each, f"from {len(runs)} recorded runs on 2 CPU cores"
-    if profile.name == "laptop" and profile.dtype == "bfloat16" and _has_the_size_of(QWEN_05B, profile.model):
-        with CPU_STEP.open(encoding="utf-8") as file:
-            machine, *rows = csv.DictReader(file)
-        step = next(float(row["seconds"]) for row in rows if row["part"] == "median step")
-        return completions * step / CPU_COMPLETIONS, f"from a profile of steps on {machine['part']}"
+    recorded = _recorded(profile)
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in (RUNS / recorded).glob("*/training.json")]
+    if recorded and runs:
+        each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES[recorded].completions_per_step
+        return completions * each, f"from {len(runs)} recorded run{'s' * (len(runs) > 1)} on 2 CPU cores"
     if profile.name == "t4" and profile.model == QWEN_3B:
         seconds, group, length = T4_STEP
         mean = min(T4_TOKENS, profile.max_completion_tokens)
@@ -190,6 +186,14 @@ def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
         )
         return completions * mean * seconds / (group * length), source
     return None
+
+
+def _recorded(profile: Profile) -> str:
+    """The profile whose recorded runs tell how long this one takes; "" where there is none."""
+    if profile.model == PROFILES["tiny"].model:
+        return "tiny"
+    like = profile.name == "laptop" and profile.dtype == "bfloat16" and _has_the_size_of(QWEN_05B, profile.model)
+    return "laptop" if like else ""
 
 
 def _has_the_size_of(known: str, model: str) -> bool:
@@ -204,11 +208,18 @@ def _time(profile: Profile) -> Check:
     if estimate is None:
         return Check("time", f"not measured for {profile.name}", "ok")
     seconds, source = estimate
-    found = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.1f} minutes"
-    if seconds <= SESSION_HOURS * 3600:
-        return Check("time", f"about {found}, {source}", "ok")
-    mend = f"a free session ends after {SESSION_HOURS} hours at the latest: lower steps, or plan to resume"
-    return Check("time", f"about {found}, {source}", "warn", mend)
+    found = f"about {_duration(seconds)}, {source}"
+    if seconds <= LONG_HOURS * 3600:
+        return Check("time", found, "ok")
+    mend = (
+        f"for a first look set steps to {FIRST_LOOK}, about {_duration(seconds * FIRST_LOOK / profile.steps)}; for the "
+        f"whole run plan to resume: a free session ends after {SESSION_HOURS} hours at the latest"
+    )
+    return Check("time", found, "warn", mend)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
 
 
 # --------------------------------------------------------------------------------------------- tables
