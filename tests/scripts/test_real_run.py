@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from utils.data.questions import load_questions
+from utils.data.questions import load_questions, solution_steps
 from utils.evaluation.evaluate import compare_folders, load_evaluation
 from utils.evaluation.sampling import read_ballots
 from utils.files import IN_USE
@@ -117,6 +117,7 @@ def test_what_is_finished_is_published_with_all_that_the_summary_promises(sittin
     stored |= {f"{who}/{part}/card.json" for who in ("base", "seed-0") for part in real.SETS}
     of_the_seed = {*real.LOGS, "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
     of_the_seed |= {"summary.json", "card.md", "rollouts.jsonl.gz"}
+    stored.add("base/by_solution_steps.json")
     first = files(runs)
     assert first.keys() == stored | {f"seed-0/{name}" for name in of_the_seed}
     assert capsys.readouterr().out.startswith("Strict accuracy went from ")
@@ -128,6 +129,11 @@ def test_what_is_finished_is_published_with_all_that_the_summary_promises(sittin
     assert (summary["seed"], summary["train_steps"], summary["model"]) == (0, 2, "assets/tiny_model")
     assert summary["base"]["strict"]["n"] == summary["svamp"]["trained"]["strict"]["n"] == 5
     assert summary["sampling"]["base"]["k"] == [1, 2] and summary["train_seconds"] > 0
+    steps = [str(solution_steps(q.row["answer"])) for q in load_questions("tiny", "test")[:4]]
+    by_steps = json.loads(first["base/by_solution_steps.json"])
+    assert {n: sum(counts.values()) for n, counts in by_steps.items()} == {n: steps.count(n) for n in sorted(steps)}
+    right = [b.right for b in read_ballots(work / "base" / "pass" / "completions.jsonl")]
+    assert all(by_steps[n]["none"] == [r for r, s in zip(right, steps, strict=True) if s == n].count(0) for n in steps)
     header = json.loads(first["base/test/protocol.json"])
     assert all(summary[name] == header[name] for name in ("weights", "protocol", "protocol_hash"))
     card = first["seed-0/card.md"].decode()

@@ -19,12 +19,13 @@ import argparse
 import gzip
 import json
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from utils import plots
-from utils.data.questions import load_questions
+from utils.data.questions import load_questions, solution_steps
 from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
 from utils.evaluation.figures import card_figure
@@ -44,6 +45,7 @@ SETS = {"test": ("gsm8k", "test"), "svamp": ("svamp", "test")}
 PASS, RUN = "pass", "run"  # folders beside those of `SETS`
 SAMPLED, SAMPLES = 200, 8
 LOGS, ROLLOUTS = ("log.jsonl", "settings.json", "training.json"), "rollouts.jsonl"
+BY_STEPS = "by_solution_steps.json"
 MARKERS = ("<!-- real: written by python -m utils.scripts.real publish -->", "<!-- end of real -->")
 
 
@@ -123,12 +125,25 @@ def publish(work: Path, target: Path = RUNS) -> None:
                 write_bytes(target / who / f"{ROLLOUTS}.gz", gzip.compress(rollouts, mtime=0))
             else:
                 pack(work / who / part, target / who / part)
+                if (who, part) == ("base", PASS):
+                    write_json(target / who / BY_STEPS, by_solution_steps(work / who / part))
         whole |= {who} if done == parts else set()
         if who != "base" and whole >= {"base", who}:
             summary = summary_of(work / "base", work / who)
             write_json(target / who / "summary.json", summary)
             write_text(target / who / "card.md", report.model_card(summary))
             print(report.verdict_line(summary))
+
+
+def by_solution_steps(folder: Path) -> dict[str, dict[str, int]]:
+    """Of the sampled questions with so many steps in their written solution, how many had none, some or all of their
+    samples right (leniently): GRPO learns from those with some."""
+    questions = load_questions(*SETS["test"])[:SAMPLED]
+    found: dict[int, Counter[str]] = defaultdict(Counter)
+    for question, ballot in zip(questions, sampling.read_ballots(folder / ANSWERS), strict=True):
+        right = "none" if not ballot.right else "all" if ballot.right == len(ballot.votes) else "some"
+        found[solution_steps(question.row["answer"])][right] += 1
+    return {str(n): {right: counts[right] for right in ("none", "some", "all")} for n, counts in sorted(found.items())}
 
 
 def show(runs: Path = RUNS) -> None:
