@@ -1,5 +1,6 @@
 """Whole files or none, and one process at a time in a folder."""
 
+import gzip
 import json
 import os
 import signal
@@ -46,6 +47,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 def test_json_and_jsonl_keep_any_text(tmp_path):
     rows = [{"text": "half ½ \u2028 and a\nline"}, {"text": ""}]
     assert read_jsonl(write_jsonl(tmp_path / "rows.jsonl", rows)) == rows
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress((tmp_path / "rows.jsonl").read_bytes()))
+    assert read_jsonl(tmp_path / "rows.jsonl.gz") == rows
     assert "½" in write_json(tmp_path / "one.json", rows[0]).read_text(encoding="utf-8")
     append_jsonl(tmp_path / "rows.jsonl", rows)
     append_jsonl(tmp_path / "new" / "rows.jsonl", rows)

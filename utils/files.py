@@ -6,6 +6,7 @@ A file is written to a temporary one in the same folder, which is then renamed; 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -113,8 +114,8 @@ def json_object(content: bytes) -> dict[str, Any]:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file that this project wrote."""
-    with Path(path).open(encoding="utf-8") as lines:
+    """The records of a JSONL file that this project wrote, compressed where its name ends in .gz."""
+    with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 

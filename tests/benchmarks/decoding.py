@@ -8,8 +8,10 @@ Rollouts: the completions of one training step of the profile tiny, at temperatu
 Evaluation: greedy answers to the whole test split, base and recorded adapter. Medians over REPEATS and their range.
 
 With one, in the profile laptop: 8 completions to each of 4 questions of GSM8K, at temperature 1, none of which ends
-before the cap, so that both ways write the same number of tokens. The arithmetic floor is 2 operations for each
-parameter and token, at the rate at which this machine multiplies matrices of that type, measured here.
+before the cap, so that both ways write the same number of tokens. Two floors, which no loop can go below, from what is
+measured here: the arithmetic one is 2 operations for each parameter and token, at the rate at which this machine
+multiplies matrices of that type; the other is reading every weight once for each token that the rows get, at the rate
+at which it reads memory.
 """
 
 import time
@@ -91,10 +93,25 @@ def real(model):
         found = rates(policy, questions, GROUP, ROUNDS)
     print(f"{QUESTIONS} prompts x {GROUP} completions of {cap} tokens, {ROUNDS} times in turn")
     print_rates(found)
-    rate = matmul_rate(dtype)
-    floor = rate / (2 * parameters)
-    print(f"arithmetic   {rate / 1e9:,.0f} GFLOP/s, which would be {floor:,.0f} tokens/s; ", end="")
-    print(f"short loop {median(found[True]) / floor:.1%} of it, generate {median(found[False]) / floor:.1%}")
+    arithmetic, reading = matmul_rate(dtype), read_rate()
+    weights = sum(parameter.nbytes for parameter in policy.model.parameters())
+    floors = {
+        f"arithmetic   {arithmetic / 1e9:,.0f} GFLOP/s": arithmetic / (2 * parameters),
+        f"memory       {reading / 1e9:,.1f} GB/s": QUESTIONS * GROUP * reading / weights,
+    }
+    for what, rate in floors.items():
+        print(f"{what}, which would be {rate:,.0f} tokens/s; ", end="")
+        print(f"short loop {median(found[True]) / rate:.1%} of it, generate {median(found[False]) / rate:.1%}")
+
+
+def read_rate():
+    """Bytes of memory read per second, by the fastest of 5 sums over a gigabyte."""
+    numbers, best = torch.ones(2**28), 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        numbers.sum()
+        best = max(best, numbers.nbytes / (time.perf_counter() - start))
+    return best
 
 
 def matmul_rate(dtype):
