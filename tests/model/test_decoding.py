@@ -11,7 +11,7 @@ from transformers import set_seed
 from tests.model.qwens import padded, small, theirs
 from utils.data.questions import load_questions
 from utils.files import ROOT
-from utils.model import decoding
+from utils.model import decoding, network
 from utils.model.decoding import decode
 from utils.model.policy import load_policy, render_prompt, with_adapter
 from utils.model.profiles import get_profile
@@ -156,8 +156,16 @@ BEGINNINGS = {  # prompts, and how many tokens they all begin with, less than th
 }
 
 
+@pytest.fixture(params=[False, True], ids=["small", "large"])
+def large(request, monkeypatch):
+    """Whether the loop takes its models for large ones, and keeps what all prompts begin with apart."""
+    if request.param:
+        monkeypatch.setattr(network, "SMALL", 0)
+    return request.param
+
+
 @pytest.mark.parametrize("rows, shared", BEGINNINGS.values(), ids=BEGINNINGS.keys())
-def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch, rows, shared):
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch, large, rows, shared):
     model, (ids, mask), read = small(0), padded(*rows), []
     forward = decoding.Network.logits
 
@@ -174,7 +182,17 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch, r
     assert found == ours(model, ids, mask, n=2, cap=20)
 
 
-def test_prompts_with_a_common_beginning_in_any_order(base):
+def test_a_large_model_keeps_a_common_beginning_once(monkeypatch, large):
+    ids, mask = padded([1, 7, 8, 9, 3, 20], [1, 7, 8, 9, 3, 5, 6])
+    caches, keep = [], decoding.Cache.keep
+    monkeypatch.setattr(decoding.Cache, "keep", lambda cache, rows: (caches.append(cache), keep(cache, rows)))
+    found = ours(small(0), ids, mask, n=4, cap=12, temperature=1.0, end=range(20))
+    assert len({len(row) for row in found}) > 2, "some rows should leave early"
+    width = ids.shape[1] + 12 - 5 * large
+    assert caches and {key.shape[2] for cache in caches for key in cache.keys} == {width}
+
+
+def test_prompts_with_a_common_beginning_in_any_order(base, large):
     """The real ones: all begin with the system message."""
     inputs = prompts(base, 6)
     assert decoding._shared(inputs["input_ids"], inputs["attention_mask"]) > 30

@@ -29,14 +29,23 @@ LEAVE = 0.85  # the batch is packed anew when less than this share of it is stil
 
 
 class Cache:
-    """Keys and values of B rows, with room for `cap` tokens behind their prompts, which begin with `shared` tokens."""
+    """Keys and values of B rows, with room for `cap` tokens behind their prompts, which begin with `shared` tokens.
 
-    def __init__(self, mask: Tensor, prompt_of: Tensor, cap: int, shared: int):
+    Args:
+        mask: (P, L), which places of the prompts hold a token.
+        prompt_of: (B,), the prompt of each row.
+        apart: keep what all prompts begin with once, and not in every row. A row's attention is then merged from two
+            parts, which rounds otherwise.
+    """
+
+    def __init__(self, mask: Tensor, prompt_of: Tensor, cap: int, shared: int, apart: bool, dtype: torch.dtype):
         self.prompt_of, self.cap, self.end = prompt_of, cap, mask.shape[1]
+        self.first = shared if apart else 0  # place at which the rows' own keys and values begin
+        self.beginning: list[tuple[Tensor, Tensor]] = []
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        seen = torch.cat([mask, mask.new_ones(len(mask), cap)], 1)
-        self.seen = seen[prompt_of, None, None]  # (B, 1, 1, end + cap)
+        unseen = ~torch.cat([mask, mask.new_ones(len(mask), cap)], 1)[:, self.first :]
+        self.bias = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, -torch.inf)[prompt_of, None, None]
         whole = torch.ones(self.end, self.end, dtype=torch.bool)
         causal = whole.tril() & mask[:, None] | torch.eye(self.end, dtype=torch.bool)
         self.causal = causal[:, None, shared:]  # (P, 1, end - shared, end)
@@ -44,35 +53,47 @@ class Cache:
     def read_beginning(self, i: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """What all prompts begin with attends to itself."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (1, heads, shared, D)
-        self.keys.append(key)
-        self.values.append(value)
+        self.beginning.append((key, value))
         return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2)
 
     def read_prompts(self, i: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The P prompts attend to their beginning and to themselves; keys and values are laid out for all B rows."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (P, heads, end - shared, D)
-        if i < len(self.keys):
-            key = torch.cat([self.keys[i].expand(len(key), -1, -1, -1), key], 2)
-            value = torch.cat([self.values[i].expand(len(value), -1, -1, -1), value], 2)
+        if self.beginning:
+            before = (part.expand(len(key), -1, -1, -1) for part in self.beginning[i])
+            key, value = (torch.cat(parts, 2) for parts in zip(before, (key, value), strict=True))
         for store, part in ((self.keys, key), (self.values, value)):
-            room = part.new_empty(len(self.prompt_of), part.shape[1], self.end + self.cap, part.shape[3])
-            room[:, :, : self.end] = part[self.prompt_of]
-            store[i : i + 1] = [room]
+            own = part[:, :, self.first :]
+            room = part.new_empty(len(self.prompt_of), part.shape[1], own.shape[2] + self.cap, part.shape[3])
+            room[:, :, : own.shape[2]] = own[self.prompt_of]
+            store.append(room)
         return scaled_dot_product_attention(query, key, value, self.causal, enable_gqa=True).transpose(1, 2)
 
     def add_token(self, i: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """One token of each row attends to its prompt and to what was written since."""
-        keys, values, new = self.keys[i], self.values[i], self.end
+        keys, values, new = self.keys[i], self.values[i], self.end - self.first
         keys[:, :, new], values[:, :, new] = key[:, 0], value[:, 0]
         rows, k = keys.shape[:2]
         query = query.view(rows, k, -1, query.shape[-1])  # queries that share a key head stand together
-        seen = self.seen[..., : new + 1]
-        return scaled_dot_product_attention(query, keys[:, :, : new + 1], values[:, :, : new + 1], seen)
+        own = keys[:, :, : new + 1], values[:, :, : new + 1], self.bias[..., : new + 1]
+        if not self.first:
+            return scaled_dot_product_attention(query, *own)
+        together = query.transpose(0, 1).flatten(1, 2)[None]  # those of all rows
+        common, weight = _attend(together, *self.beginning[i])
+        common, weight = (part[0].unflatten(1, (rows, -1)).transpose(0, 1) for part in (common, weight))
+        rest, rest_weight = _attend(query, *own)
+        share = (weight - rest_weight).sigmoid_()[..., None]
+        return rest.float().lerp(common.float(), share).to(rest.dtype)
 
     def keep(self, rows: Tensor) -> None:
-        self.seen = self.seen[rows]
+        self.bias = self.bias[rows]
         for store in (self.keys, self.values):
             store[:] = [part[rows] for part in store]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What is attended to, and the logarithm of the sum of its weights before they were normalised."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias)
 
 
 @torch.inference_mode()
@@ -124,7 +145,8 @@ def _read(network: Network, ids: Tensor, mask: Tensor, prompt_of: Tensor, cap: i
     shared = _shared(ids, mask)
     cos, sin = network.angles(ids.shape[1])
     order = mask.cumsum(1)  # 1 at a prompt's first token
-    cache = Cache((order > shared) | (torch.arange(ids.shape[1]) < shared), prompt_of, cap, shared)
+    there = (order > shared) | (torch.arange(ids.shape[1]) < shared)
+    cache = Cache(there, prompt_of, cap, shared, not network.small, network.embedding.dtype)
     if shared:
         first = ids[:1, mask[0].bool()][:, :shared]
         network.logits(first, cos[None, :shared], sin[None, :shared], cache.read_beginning)
@@ -149,9 +171,10 @@ def _pick(logits: Tensor, temperature: float) -> Tensor:
     """
     if temperature == 0:
         return logits.float().argmax(-1)
-    weights = logits.to(torch.float32, copy=True).div_(temperature).softmax(-1)
-    if weights.shape[-1] <= WIDE:
-        return _draw(weights)
+    logits = logits.to(torch.float32, copy=True).div_(temperature)
+    if logits.shape[-1] <= WIDE:
+        return _draw(logits.softmax(-1))
+    weights = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
     blocks = weights.unflatten(-1, (_divisor(weights.shape[-1]), -1))
     block = _draw(blocks.sum(-1))
     return block * blocks.shape[-1] + _draw(blocks[torch.arange(len(blocks)), block])

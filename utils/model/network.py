@@ -77,8 +77,8 @@ class Network:
         self.width = config.hidden_size // self.heads
         self.eps, self.rope = config.rms_norm_eps, body.rotary_emb
         self.embedding, self.norm = body.embed_tokens.weight, body.norm.weight
-        small = model.num_parameters() <= SMALL and model.dtype == torch.float32
-        lay = lay or (merged if small else packed if _packs(whole) else plain)
+        self.small = model.num_parameters() <= SMALL and model.dtype == torch.float32
+        lay = lay or (merged if self.small else packed if _packs(whole) else plain)
         self.head = lay(whole.lm_head)
         self.blocks = [
             Block(
@@ -158,10 +158,17 @@ def packed(*layers: Any) -> Apply:
     state = [int(weight.detach().flatten().view(torch.int64).sum()) for weight in weights]
     known = _PACKED.get(_bare(layers[0]))
     if known is None or known[0] != state:
-        known = state, torch.ops.mkldnn._reorder_linear_weight(_below(weights).detach(), READ_AT_ONCE)
-        _PACKED[_bare(layers[0])] = known
+        known = _PACKED[_bare(layers[0])] = state, _reordered(_below(weights))
     weight, bias = known[1], _biases(layers)
-    return _beside(lambda x: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""), layers)
+    return _beside(lambda x: _multiplied(x, weight, bias), layers, _reordered, _multiplied)
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), READ_AT_ONCE)
+
+
+def _multiplied(x: Tensor, reordered: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
 
 
 _PACKED: WeakKeyDictionary[Any, tuple[Any, Tensor]] = WeakKeyDictionary()  # by the first layer, and gone with it
@@ -177,7 +184,12 @@ def _packs(model: Any) -> bool:
     return _bare(model.lm_head) in _PACKED or ram_bytes() >= 2 * copy
 
 
-def _beside(apply: Apply, layers: Sequence[Any]) -> Apply:
+def _beside(
+    apply: Apply,
+    layers: Sequence[Any],
+    order: Callable[[Tensor], Tensor] = lambda weight: weight,
+    multiply: Callable[[Tensor, Tensor], Tensor] = linear,
+) -> Apply:
     """`apply` and what the layers' adapters add to it: the A of all of them stacked, their scaled B on a diagonal."""
     pairs = [(m, name) for m in layers for name in _adapters(m)]
     if not pairs:
@@ -187,7 +199,8 @@ def _beside(apply: Apply, layers: Sequence[Any]) -> Apply:
     none = [_weight(m).new_zeros(len(_weight(m)), 0) for m in layers]
     ups = [[m.scaling[name] * m.lora_B[name].weight for name in _adapters(m)] for m in layers]
     up = torch.block_diag(*(torch.cat([o, *u], 1) for o, u in zip(none, ups, strict=True))).to(dtype)
-    return lambda x: apply(x) + linear(linear(x, down), up)
+    down, up = order(down), order(up)
+    return lambda x: apply(x) + multiply(multiply(x, down), up)
 
 
 def _bare(layer: Any) -> Any:
