@@ -153,6 +153,16 @@ def test_the_readme_shows_the_recorded_runs():
     assert shown == real.results_table(recorded)
 
 
+def test_no_path_of_this_machine_is_published(sitting, work, runs, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "work")
+    for name, key in real.PLACES.items():
+        path = copy / "seed-0" / "run" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: "/somewhere/models/Qwen2.5-0.5B"}))
+    sitting("publish", "--work", copy)
+    published = {name: json.loads((runs / "seed-0" / name).read_text())[key] for name, key in real.PLACES.items()}
+    assert set(published.values()) == {"models/Qwen2.5-0.5B"}
+
+
 def unfinished(folder):
     path = folder / "completions.jsonl"
     path.write_bytes(path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n")

@@ -29,10 +29,10 @@ from utils.data.questions import load_questions, solution_steps
 from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
 from utils.evaluation.figures import card_figure
-from utils.evaluation.protocol import ANSWERS, Protocol, pack, read_header, require_same, unpack
+from utils.evaluation.protocol import ANSWERS, Protocol, local_name, pack, read_header, require_same, unpack
 from utils.files import ROOT, InUse, read_jsonl, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
-from utils.model.profiles import Profile, get_profile
+from utils.model.profiles import Profile, get_profile, is_local
 from utils.scripts.commands import counter, model, output_folder, whole_number
 from utils.scripts.record import FIGURES, fill_readme, results_rows
 from utils.stats import percent
@@ -45,6 +45,7 @@ SETS = {"test": ("gsm8k", "test"), "svamp": ("svamp", "test")}
 PASS, RUN = "pass", "run"  # folders beside those of `SETS`
 SAMPLED, SAMPLES = 200, 8
 LOGS, ROLLOUTS = ("log.jsonl", "settings.json", "training.json"), "rollouts.jsonl"
+PLACES = {"settings.json": "model", "adapter/adapter_config.json": "base_model_name_or_path"}
 BY_STEPS = "by_solution_steps.json"
 MARKERS = ("<!-- real: written by python -m utils.scripts.real publish -->", "<!-- end of real -->")
 
@@ -121,6 +122,10 @@ def publish(work: Path, target: Path = RUNS) -> None:
                 print(f"{work / who / part} is not finished")
             elif part == RUN:
                 copy_run(work / who / part, target / who)
+                for name, key in PLACES.items():  # no path of this machine in what is passed on
+                    told = json.loads((target / who / name).read_text(encoding="utf-8"))
+                    if is_local(told[key]):
+                        write_json(target / who / name, told | {key: local_name(told[key])})
                 rollouts = (work / who / part / ROLLOUTS).read_bytes()
                 write_bytes(target / who / f"{ROLLOUTS}.gz", gzip.compress(rollouts, mtime=0))
             else:
