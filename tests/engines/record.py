@@ -60,7 +60,7 @@ def page(rows: list[tuple[str, str, str, str, float]], status: int) -> str:
 
 def main() -> int:
     results = Results()
-    status = int(pytest.main(["-m", "engines", "tests/engines"], plugins=[results]))
+    status = int(pytest.main(["-v", "-m", "engines", "tests/engines"], plugins=[results]))
     if results.rows:
         write_text(PAGE, page(results.rows, status))
         print(f"wrote {PAGE.relative_to(ROOT)}")
