@@ -50,17 +50,18 @@ def computing(profile: Profile) -> dict[str, Any]:
 
 
 def put_beside(model: Any, profile: Profile, context: int) -> None:
-    """Start vLLM, where it is not there, and give `model` the two methods that Unsloth gives its own.
+    """Start vLLM, where it is not there with that context, and give `model` the two methods that Unsloth gives its own.
 
     These are `fast_generate`, vLLM's `generate`, and `load_lora`, which makes the request for an adapter.
 
     Args:
         context: most tokens of a prompt and its completion.
     """
-    if hasattr(model, "fast_generate"):
+    if getattr(model, "vllm_context", 0) >= context:
         return
     from vllm import LLM
 
+    take_away(model)
     engine = LLM(
         model=profile.model,
         max_model_len=context,
@@ -70,7 +71,12 @@ def put_beside(model: Any, profile: Profile, context: int) -> None:
         trust_remote_code=False,
         **computing(profile),
     )
-    model.fast_generate, model.load_lora = engine.generate, load_lora
+    model.fast_generate, model.load_lora, model.vllm_context = engine.generate, load_lora, context
+
+
+def take_away(model: Any) -> None:
+    """Let go of the engine beside `model`, which ends it."""
+    model.fast_generate, model.vllm_context = None, 0
 
 
 def load_lora(folder: str) -> Any:
@@ -89,8 +95,7 @@ def making_room(model: Any, profile: Profile) -> Iterator[None]:
     """
     from trl.generation import vllm_generation
 
-    if hasattr(model, "fast_generate"):
-        del model.fast_generate
+    take_away(model)
     start = vllm_generation.LLM
     vllm_generation.LLM = functools.partial(start, **computing(profile))
     try:
