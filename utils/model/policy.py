@@ -7,10 +7,9 @@ Four engines, tried in this order on a GPU profile, so that a session goes on wi
     vllm+transformers    plain transformers + PEFT, with vLLM beside it, which generates; no 4-bit weights
     transformers         plain transformers + PEFT, 4-bit through bitsandbytes on a GPU
 
-CPU profiles use `transformers`, whose short decoding loop is faster there; with a CPU build of vLLM and
-GRPO_ENGINE=vllm+transformers, that. `GRPO_ENGINE` names the engine to begin with on a GPU, too. Every engine trains the
-same algorithm with the same numbers. `generate` asks the engine that loaded the policy, in batches, and gives one
-`Sample` a completion.
+CPU profiles use `transformers` with the short decoding loop, and vLLM's build for processors only when asked: the
+variable `GRPO_ENGINE` names the engine to begin with. Every engine trains the same algorithm with the same numbers.
+`generate` asks the engine that loaded the policy, in batches, and gives one `Sample` a completion.
 """
 
 from __future__ import annotations
