@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 TINY = PROFILES["tiny"].replace(steps=10)
-FEW = load_questions("tiny", "test")[:48]
+FEW = load_questions("tiny", "test")[:32]
 
 
 def four_bit() -> Policy:
