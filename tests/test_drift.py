@@ -40,6 +40,7 @@ NAMES_OF = {
     ".push_to_hub_gguf": [f"{SAVE} unsloth_push_to_hub_gguf"],
     ".load_lora": ["unsloth_zoo/vllm_utils.py load_lora"],
     ".fast_generate": ["vllm/entrypoints/llm.py LLM.generate"],
+    "vllm.LLM": ["vllm/entrypoints/llm.py LLM", "vllm/engine/arg_utils.py EngineArgs"],
     "vllm.SamplingParams": ["vllm/sampling_params.py SamplingParams"],
     "trl.GRPOConfig": [
         "trl/trainer/grpo_config.py GRPOConfig",
@@ -77,6 +78,7 @@ TAKE_ANYTHING = {"transformers.PreTrainedTokenizerFast", "transformers.Qwen2Conf
 # `**name` arguments whose keys are not written in the calling function, and where they are.
 STARS = {
     ("build_config", "settings"): "grpo_settings",
+    ("put_beside", "computing(profile)"): "computing",
     ("_model_generate", "inputs"): None,  # what the tokenizer returns
     ("gguf_tokenizer", "options"): None,  # what transformers' own converter returns
 }
@@ -118,6 +120,8 @@ def dict_keys(function: ast.AST, name: str | None = None) -> set[str]:
     """The keys given in `function` to the dict `name`, or to any dict: displays, dict(…) and `name["key"] = …`."""
     keys: set[str] = set()
     for node in ast.walk(function):
+        if name is None and isinstance(node, ast.Return):
+            keys |= written_keys(node.value)
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             continue

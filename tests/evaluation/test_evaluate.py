@@ -11,6 +11,7 @@ import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from utils.data.answers import RULES
 from utils.data.questions import Question, load_questions
@@ -684,15 +685,16 @@ class Engine:
         self.calls.append((len(prompts), lora_request))
         tokenizer, outputs = self.policy.tokenizer, []
         for prompt in prompts:
-            inputs = tokenizer([prompt], return_tensors="pt", add_special_tokens=False)
+            inputs = torch.tensor([prompt["prompt_token_ids"]])
             rows = self.policy.model.generate(
-                **inputs,
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
                 do_sample=False,
                 max_new_tokens=sampling_params.max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=sampling_params.stop_token_ids,
             )
-            ids = tuple(rows[0, inputs["input_ids"].shape[1] :].tolist())  # with the end mark, as vLLM gives them
+            ids = tuple(rows[0, inputs.shape[1] :].tolist())  # with the end mark, as vLLM gives them
             outputs.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)] * sampling_params.n))
         return outputs
 

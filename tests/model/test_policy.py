@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from utils.evaluation.evaluate import correct_counts, judge
 from utils.files import ROOT, read_jsonl
 from utils.model import policy as policies
 from utils.model.policy import (
+    ENGINES,
     Sample,
     add_lora,
     check_adapter,
@@ -20,6 +23,7 @@ from utils.model.policy import (
     end_tokens,
     fitting,
     generate,
+    ladder,
     load_policy,
     prompt_budget,
     render_prompt,
@@ -69,19 +73,59 @@ def test_on_a_gpu_profile_each_engine_is_tried_and_the_loss_is_said(monkeypatch)
     def unavailable(profile):
         raise ImportError("No module named 'vllm'")
 
+    def tiny(profile):
+        return policies._load_transformers(TINY, four_bit=False)
+
     monkeypatch.setattr(policies.Profile, "check_machine", lambda self: None)
-    monkeypatch.setattr(
-        policies,
-        "_gpu_loaders",
-        lambda: {
-            "unsloth+vllm": unavailable,
-            "unsloth": unavailable,
-            "transformers": lambda profile: policies._load_transformers(TINY),
-        },
-    )
+    monkeypatch.setattr(policies, "LOADERS", dict.fromkeys(ENGINES[:-1], unavailable) | {"transformers": tiny})
     notices = []
     assert load_policy(PROFILES["t4"], notify=notices.append).engine == "transformers"
-    assert len(notices) == 2 and all("No module named 'vllm'" in n and "same algorithm" in n for n in notices)
+    assert [notice.split()[0] for notice in notices] == list(ENGINES[:-1])
+    assert all("No module named 'vllm'" in n and "same algorithm" in n for n in notices)
+
+
+@pytest.mark.parametrize(
+    "profile, asked, tried",
+    [
+        (TINY, "", ENGINES[3:]),
+        (TINY, "vllm+transformers", ENGINES[2:]),
+        (PROFILES["t4"], "", ENGINES),
+        (PROFILES["t4"], "unsloth", ENGINES[1:]),
+        (PROFILES["t4"].replace(model="a.gguf"), "", ENGINES[3:]),
+    ],
+)
+def test_the_ladder_begins_where_profile_and_variable_say(monkeypatch, profile, asked, tried):
+    monkeypatch.setenv("GRPO_ENGINE", asked)
+    assert ladder(profile) == tried
+
+
+@pytest.mark.parametrize("asked", ["unsloth", "vllm"])
+def test_an_engine_that_the_profile_cannot_use_is_refused_with_those_that_it_can(monkeypatch, asked):
+    monkeypatch.setenv("GRPO_ENGINE", asked)
+    with pytest.raises(ValueError, match=rf"one of vllm\+transformers, transformers for .* got '{asked}'; or unset it"):
+        load_policy(TINY)
+
+
+def test_on_a_cpu_vllm_is_asked_for_by_name_and_its_absence_is_said(monkeypatch):
+    monkeypatch.setenv("GRPO_ENGINE", "vllm+transformers")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    notices = []
+    assert load_policy(TINY, notify=notices.append).engine == "transformers"
+    assert len(notices) == 1 and "vllm+transformers is not available (ModuleNotFoundError: " in notices[0]
+
+
+def test_a_vllm_that_trl_does_not_drive_is_said_with_both_versions(monkeypatch):
+    monkeypatch.setenv("GRPO_ENGINE", "vllm+transformers")
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setattr("trl.import_utils._is_package_available", lambda *args, **kwargs: (True, "0.9.1"))
+    notices = []
+    assert load_policy(TINY, notify=notices.append).engine == "transformers"
+    assert len(notices) == 1 and "from 0.11.0 to 0.18.0. You have version 0.9.1" in notices[0]
+
+
+def test_vllm_is_given_no_gguf_file(monkeypatch):
+    with pytest.raises(NotImplementedError, match="mine.gguf is unpacked by transformers"):
+        policies.LOADERS["vllm+transformers"](TINY.replace(model="/mine.gguf"))
 
 
 def test_when_no_engine_loads_the_last_reason_is_given(tmp_path):

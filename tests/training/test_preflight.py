@@ -275,7 +275,7 @@ def test_logits_of_unsloth_go_by_chunks():
 
 def test_unsloth_keeps_the_inputs_of_two_layers_and_trl_of_all():
     kept = [memory_model(SHAPES[QWEN_3B], T4, engine)["activations kept"] for engine in ENGINES]
-    assert kept == [n * 4 * 1024 * 2048 * 2 for n in (2, 2, 36)]
+    assert kept == [n * 4 * 1024 * 2048 * 2 for n in (2, 2, 36, 36)]
 
 
 PARTS = ["weights", "adapters", "gradients", "optimizer state", "KV cache", "activations kept", "one layer", "logits"]
@@ -392,12 +392,14 @@ def test_a_cpu_build_of_torch_beside_a_gpu_is_told(machine, monkeypatch):
         (T4, dict(gpu=dict(name="Tesla P100", capability=(6, 0))), "GPU", "fail", "GPU T4 x2"),
         (PROFILES["l4"], dict(), "GPU", "fail", r"use the profile t4 \(float16\)"),
         (T4, dict(gpu=dict(free=9.0)), "GPU memory", "warn", "restart the runtime"),
-        (T4, dict(unsloth=None, gpu=dict(free=7.9, total=8.0)), "GPU memory", "fail", r"micro_batch=2 takes up to \d"),
-        (T4, dict(unsloth=None, gpu=dict(free=3, total=3)), "GPU memory", "fail", "lower max_completion_tokens"),
+        (T4, dict(unsloth=None, vllm=None, gpu=dict(free=7.9, total=8)), "GPU memory", "fail", r"micro_batch=2 ta"),
+        (T4, dict(unsloth=None, vllm=None, gpu=dict(free=3, total=3)), "GPU memory", "fail", "lower max_completion"),
+        (T4, dict(unsloth=None, gpu=dict(free=7.9, total=8)), "GPU memory", "fail", "set GRPO_ENGINE=transformers"),
         (T4, dict(ram=4), "RAM", "warn", "more RAM"),
         (T4, dict(disk=5), "disk", "fail", "HF_HOME"),
         (T4, dict(vllm=None), "versions", "warn", "would go on with unsloth,"),
-        (T4, dict(unsloth=None), "versions", "warn", "would go on with transformers,"),
+        (T4, dict(unsloth=None), "versions", "warn", r"would go on with vllm\+transformers,"),
+        (T4, dict(unsloth=None, vllm=None), "versions", "warn", "would go on with transformers,"),
         (T4, dict(trl=None), "versions", "fail", "pip install -r requirements.txt"),
         (T4, dict(trl="1.15.0"), "versions", "warn", "install requirements.txt"),
         (T4.replace(max_completion_tokens=200), dict(), "tokens", "warn", "average 300"),

@@ -87,9 +87,8 @@ def train_briefly(
         trainer.train()
         seconds = time.perf_counter() - start
         log, rollouts = (read_jsonl(Path(folder) / name) for name in ("log.jsonl", "rollouts.jsonl"))
-    return Trained(
-        Policy(trainer.model.eval(), policy.tokenizer, policy.profile, policy.engine), log, rollouts, seconds
-    )
+    engine = policy.engine.removeprefix("vllm+")  # which reads adapters from a folder, and here is none
+    return Trained(Policy(trainer.model.eval(), policy.tokenizer, policy.profile, engine), log, rollouts, seconds)
 
 
 def held_out() -> list[Question]:

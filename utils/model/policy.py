@@ -1,13 +1,15 @@
 """The policy: the language model that is trained, with its tokenizer, loaded by a profile, and the answers it gives.
 
-Three engines, tried in this order on a GPU profile, so that a session goes on with less rather than stops:
+Four engines, tried in this order on a GPU profile, so that a session goes on with less rather than stops:
 
-    unsloth+vllm    Unsloth's 4-bit model sharing its weights with vLLM, which generates
-    unsloth         the same model, generating by itself
-    transformers    plain transformers + PEFT, 4-bit through bitsandbytes on a GPU
+    unsloth+vllm         Unsloth's 4-bit model sharing its weights with vLLM, which generates
+    unsloth              the same model, generating by itself
+    vllm+transformers    plain transformers + PEFT, with vLLM beside it, which generates; no 4-bit weights
+    transformers         plain transformers + PEFT, 4-bit through bitsandbytes on a GPU
 
-CPU profiles use `transformers` only. Every engine trains the same algorithm with the same numbers. `generate` asks the
-engine that loaded the policy, in batches, and gives one `Sample` a completion.
+CPU profiles use `transformers` with the short decoding loop, and vLLM's build for processors only when asked: the
+variable `GRPO_ENGINE` names the engine to begin with. Every engine trains the same algorithm with the same numbers.
+`generate` asks the engine that loaded the policy, in batches, and gives one `Sample` a completion.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from utils.data.prompts import SYSTEM_PROMPT, chat_prompt, prompt_tokens, within
 from utils.data.questions import Question
 from utils.model.gguf_file import gguf_tokenizer, load_gguf
 from utils.model.profiles import Profile, is_gguf
+from utils.model.vllm_engine import check_vllm, put_beside
 from utils.model.weights import check_adapter_fits, check_model_folder, read_adapter
 
-ENGINES = ("unsloth+vllm", "unsloth", "transformers")
+ENGINES = ("unsloth+vllm", "unsloth", "vllm+transformers", "transformers")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VLLM_BATCH = 256  # completions in one call of vLLM, which arranges them itself; what a lost session loses at most
 
@@ -54,7 +57,8 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
         notify: receives one sentence whenever an engine had to be given up for the next one.
     Raises:
         FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model; a model's folder
-            does not hold the weights that its configuration asks for, or its tokenizer does not suit.
+            does not hold the weights that its configuration asks for, or its tokenizer does not suit; `GRPO_ENGINE`
+            is none of the profile's.
         RuntimeError: the machine cannot run the profile, or no engine could load it.
     """
     profile.check_machine()
@@ -62,14 +66,13 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
         check_adapter(adapter)
     if Path(profile.model).is_dir():  # what comes from the hub is checked by its hashes
         check_model_folder(Path(profile.model))
-    loaders = _gpu_loaders() if profile.unsloth and not is_gguf(profile.model) else {"transformers": _load_transformers}
-    for engine, load in loaders.items():
+    for engine in (engines := ladder(profile)):
         try:
-            model, tokenizer = load(profile)
+            model, tokenizer = LOADERS[engine](profile)
         except Exception as error:  # whatever the engine's import or CUDA raised, the next engine is the mend
             if is_gguf(profile.model) and isinstance(error, ImportError | ValueError):  # it names file and mend
                 raise
-            if engine == list(loaders)[-1]:
+            if engine == engines[-1]:
                 raise RuntimeError(
                     f"profile {profile.name}: {profile.model} could not be loaded with {engine} "
                     f"({type(error).__name__}: {error})"
@@ -84,6 +87,23 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, notify: Cal
             policy = Policy(model, tokenizer, profile, engine)
             return policy if adapter is None else with_adapter(policy, adapter)
     raise AssertionError("no engine to try")
+
+
+def ladder(profile: Profile) -> tuple[str, ...]:
+    """The engines that are tried for a profile, in this order: from the one in `GRPO_ENGINE` on, where it is set.
+
+    Raises:
+        ValueError: that is no engine, or none for a profile without a GPU or for a .gguf file.
+    """
+    on_gpu = profile.unsloth and not is_gguf(profile.model)
+    usable = ENGINES if on_gpu else ENGINES[2:]
+    first = os.environ.get("GRPO_ENGINE") or (ENGINES[0] if on_gpu else ENGINES[-1])
+    if first not in usable:
+        raise ValueError(
+            f"GRPO_ENGINE must be one of {', '.join(usable)} for {profile.model} on profile {profile.name}, got "
+            f"{first!r}; or unset it"
+        )
+    return usable[usable.index(first) :]
 
 
 PROBE = (
@@ -182,7 +202,7 @@ def check_adapter(folder: str | Path, policy: Policy | None = None) -> Path:
     return folder
 
 
-def _load_transformers(profile: Profile) -> tuple[Any, Any]:
+def _load_transformers(profile: Profile, four_bit: bool) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -196,7 +216,7 @@ def _load_transformers(profile: Profile) -> tuple[Any, Any]:
     }
     if (device := _device()) != "cpu":
         options["device_map"] = {"": device}
-    if torch.cuda.is_available() and profile.unsloth:
+    if four_bit:
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
@@ -226,14 +246,6 @@ def _device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _gpu_loaders() -> dict[str, Callable[[Profile], tuple[Any, Any]]]:
-    return {
-        "unsloth+vllm": lambda profile: _load_unsloth(profile, vllm=True),
-        "unsloth": lambda profile: _load_unsloth(profile, vllm=False),
-        "transformers": _load_transformers,
-    }
-
-
 def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     if vllm:
@@ -253,6 +265,27 @@ def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
         max_lora_rank=profile.lora_rank,
         gpu_memory_utilization=0.5,
     )
+
+
+def _load_plain(profile: Profile) -> tuple[Any, Any]:
+    import torch
+
+    return _load_transformers(profile, four_bit=profile.unsloth and torch.cuda.is_available())
+
+
+def _load_with_vllm(profile: Profile) -> tuple[Any, Any]:
+    check_vllm(profile)
+    model, tokenizer = _load_transformers(profile, four_bit=False)
+    put_beside(model, profile, _context(profile, model))
+    return model, tokenizer
+
+
+LOADERS: dict[str, Callable[[Profile], tuple[Any, Any]]] = {
+    "unsloth+vllm": lambda profile: _load_unsloth(profile, vllm=True),
+    "unsloth": lambda profile: _load_unsloth(profile, vllm=False),
+    "vllm+transformers": _load_with_vllm,
+    "transformers": _load_plain,
+}
 
 
 def add_lora(policy: Policy, seed: int) -> Any:
@@ -319,9 +352,12 @@ def prompt_budget(policy: Policy) -> int:
     The context is the profile's `context_tokens`, or the model's `max_position_embeddings` where those are fewer.
     Training leaves out more: what exceeds `max_prompt_tokens`, which is a matter of memory.
     """
-    profile = policy.profile
-    positions = getattr(policy.model.config, "max_position_embeddings", None) or profile.context_tokens
-    return min(profile.context_tokens, positions) - profile.max_completion_tokens
+    return _context(policy.profile, policy.model) - policy.profile.max_completion_tokens
+
+
+def _context(profile: Profile, model: Any) -> int:
+    positions = getattr(model.config, "max_position_embeddings", None) or profile.context_tokens
+    return min(profile.context_tokens, positions)
 
 
 def fitting(policy: Policy, questions: Sequence[Question]) -> tuple[list[Question], dict[str, Any]]:
@@ -379,7 +415,7 @@ def batches(
     if too_long := within_budget(questions, policy.tokenizer, prompt_budget(policy), policy.profile.system_prompt)[1]:
         raise ValueError(_too_long(policy, too_long[0]))
     order = list(range(len(questions)))
-    if policy.engine == "unsloth+vllm":
+    if "vllm" in policy.engine:
         size, answer = VLLM_BATCH, _vllm(policy)
     else:
         size, answer = policy.profile.eval_batch, _generate_batch
@@ -462,15 +498,28 @@ def _sample(policy: Policy, ids: Sequence[int]) -> Sample:
 
 
 def _vllm(policy: Policy) -> Callable[[Policy, list[str], float, int], list[list[Sample]]]:
-    """`_generate_batch` for vLLM; the adapter is handed over once, for each request gets a place of its own there."""
+    """`_generate_batch` for vLLM; the adapter is handed over once, for each request gets a place of its own there.
+
+    Raises:
+        ValueError: the adapter is in memory alone, where vLLM does not see it.
+    """
     from vllm import SamplingParams
 
+    if policy.engine == "vllm+transformers":
+        if policy.adapter is None and hasattr(policy.model, "peft_config"):
+            raise ValueError(
+                "vLLM reads an adapter from its folder, and that of this policy is in memory alone; name the folder: "
+                "dataclasses.replace(policy, adapter=result.adapter)"
+            )
+        put_beside(policy.model, policy.profile, _context(policy.profile, policy.model))  # training takes its place
     lora = policy.model.load_lora(str(policy.adapter)) if policy.adapter else None
     cap, ends = policy.profile.max_completion_tokens, end_tokens(policy.model, policy.tokenizer)
 
     def answer(policy: Policy, prompts: list[str], temperature: float, n: int) -> list[list[Sample]]:
         how = SamplingParams(n=n, temperature=temperature, max_tokens=cap, stop_token_ids=ends)
-        outputs = policy.model.fast_generate(prompts, sampling_params=how, lora_request=lora, use_tqdm=False)
+        ids = policy.tokenizer(prompts, add_special_tokens=False)["input_ids"]  # of a text, vLLM makes other tokens
+        asked = [{"prompt_token_ids": each} for each in ids]
+        outputs = policy.model.fast_generate(asked, sampling_params=how, lora_request=lora, use_tqdm=False)
         return [[_sample(policy, o.token_ids) for o in output.outputs] for output in outputs]
 
     return answer

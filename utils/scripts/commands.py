@@ -153,6 +153,7 @@ def build_parser() -> ArgumentParser:
 
     test = add("test", "run the tests", "tests/test_run.py -k usage")
     test.add_argument("--fast", action="store_true", help="leave out what trains a model or needs a browser")
+    test.add_argument("--engines", action="store_true", help="ask vLLM and 4-bit weights, in .venv-engines (8 GB)")
     test.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest; paths start at the project root")
 
     lab = add("lab", "open the notebooks in JupyterLab, on 127.0.0.1 only; Ctrl-C ends it")
@@ -243,7 +244,9 @@ def parse(argv: list[str]) -> Namespace:
     """Check a command line; on wrong use print the usage and the mend, and exit with status 2."""
     parser = build_parser()
     if argv[:1] == ["test"] and argv[1:] not in (["-h"], ["--help"]):
-        return Namespace(command="test", fast="--fast" in argv, pytest=[each for each in argv[1:] if each != "--fast"])
+        own = {name: f"--{name}" in argv for name in ("fast", "engines")}
+        rest = [each for each in argv[1:] if each not in ("--fast", "--engines")]
+        return Namespace(command="test", **own, pytest=rest)
     args = parser.parse_args(argv)
     if getattr(args, "base", None) and args.command == "evaluate" and not args.adapter:
         parser.error("--base: a stored evaluation to compare an adapter with; name the adapter with --adapter")

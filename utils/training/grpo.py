@@ -51,6 +51,7 @@ from utils.files import (
 from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load_policy
 from utils.model.profiles import Profile
 from utils.model.prompt_sharing import share_prompts
+from utils.model.vllm_engine import GPU_SHARE, hand_over, making_room
 from utils.model.weights import misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
@@ -132,9 +133,9 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
         use_cpu=not (on_gpu or torch.backends.mps.is_available()),
         bf16=on_gpu and profile.dtype == "bfloat16",
         fp16=on_gpu and profile.dtype == "float16",
-        gradient_checkpointing=on_gpu and profile.unsloth and engine == "transformers",
+        gradient_checkpointing=on_gpu and profile.unsloth and not engine.startswith("unsloth"),
         optim="adamw_8bit" if profile.unsloth else "adamw_torch",
-        use_vllm=engine == "unsloth+vllm",
+        use_vllm="vllm" in engine,
         logging_steps=1,
         logging_nan_inf_filter=False,  # else a loss that is not a number is logged as 0
         save_strategy="steps",
@@ -146,6 +147,8 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
     )
     if machine["use_vllm"]:
         machine |= dict(vllm_mode="colocate", vllm_importance_sampling_correction=True)
+    if engine == "vllm+transformers":
+        machine |= dict(vllm_max_model_length=profile.context_tokens, vllm_gpu_memory_utilization=GPU_SHARE)
     return algorithm | machine
 
 
@@ -219,20 +222,25 @@ def build_trainer(
     config = build_config(defaults | {"generation_kwargs": how} | (settings or {}))
 
     recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size, ends)
-    trainer = Trainer(
-        ends=ends,
-        model=model,
-        args=config,
-        processing_class=policy.tokenizer,
-        train_dataset=build_dataset(questions, profile.system_prompt),
-        reward_funcs=[*map(recorder.recorded, rewards), recorder],
-        callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
-    )
+    beside = policy.engine == "vllm+transformers"
+    with making_room(policy.model, profile) if beside else nullcontext():
+        trainer = Trainer(
+            ends=ends,
+            model=model,
+            args=config,
+            processing_class=policy.tokenizer,
+            train_dataset=build_dataset(questions, profile.system_prompt),
+            reward_funcs=[*map(recorder.recorded, rewards), recorder],
+            callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
+        )
     trainer.create_model_card = lambda *args, **kwargs: None  # TRL's form, "fine-tuned version of None"
+    if beside and not full_weights and trainer.accelerator.num_processes == 1:
+        vllm = trainer.vllm_generation
+        vllm.sync_weights = functools.partial(hand_over, trainer.model, vllm.llm)
     share_prompts(trainer.model)
     trainer.remove_callback(PrinterCallback)  # our own log and table say it better
     getattr(trainer.model, "warnings_issued", {})["estimate_tokens"] = True  # a warning about a number nobody reads
-    if profile.dtype == "float16" and policy.engine == "transformers":
+    if profile.dtype == "float16" and not policy.engine.startswith("unsloth"):
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:  # the float16 gradient scaler needs float32 adapters
                 parameter.data = parameter.data.float()

@@ -24,6 +24,7 @@ from utils.model.network import LARGEST, SMALL
 from utils.model.policy import ENGINES, LORA_TARGETS
 from utils.model.profiles import QWEN_05B, QWEN_3B, Profile, is_gguf
 from utils.model.prompt_sharing import AT_ONCE
+from utils.model.vllm_engine import GPU_SHARE
 
 GIB = 2**30
 _QWEN = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
@@ -119,6 +120,7 @@ def memory_model(
 
     - weights: 4-bit `nf4_bytes` for the layers' matrices, 2 bytes for embeddings, biases and norms; else w for all.
       (A .gguf file is unpacked: w. Unsloth's "dynamic" files leave some matrices in 16 bit; that is not counted.)
+      vLLM beside transformers takes no 4-bit ones and has its own: with `gpu_bytes` its share, which its cache is in.
     - adapters: 4 bytes (bfloat16 on 4-bit weights in plain TRL: 2), and 2 for vLLM's copy; gradients alike.
     - KV cache: 2 * layers * k * w for each token of all completions of a step. With vLLM and `gpu_bytes`: what its
       share leaves beside the weights; in standby it is given back while the model is trained.
@@ -138,8 +140,9 @@ def memory_model(
         engine: one of `ENGINES`; unless given, the first that the profile tries.
         gpu_bytes: memory of the GPU; None on a CPU.
     """
-    engine = engine or ENGINES[0 if profile.unsloth else 2]
-    unsloth, four_bit = engine != "transformers", profile.unsloth and not is_gguf(profile.model)
+    engine = engine or ENGINES[0 if profile.unsloth else -1]
+    unsloth = engine.startswith("unsloth")
+    four_bit = profile.unsloth and engine != "vllm+transformers" and not is_gguf(profile.model)
     w = 4 if profile.dtype == "float32" else 2
     h, i, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     k, heads, r = _head_size(config) * config["num_key_value_heads"], config["num_attention_heads"], profile.lora_rank
@@ -148,10 +151,12 @@ def memory_model(
     lora = lora_tensors(config, r)
     adapter = 2 if four_bit and not unsloth and profile.dtype == "bfloat16" else 4
     weights = nf4_bytes(matrices) + 2 * rest if four_bit else w * (matrices + rest)
+    if engine == "vllm+transformers":
+        weights += int(GPU_SHARE * gpu_bytes) if gpu_bytes else weights
     kv_cache = 2 * layers * k * w * length * profile.completions_per_step
     if engine == "unsloth+vllm" and gpu_bytes:
         kv_cache = max(0, int(vllm_share(gpu_bytes) * gpu_bytes) - weights)
-    alone = engine == "transformers" and not four_bit and not gpu_bytes and matrices + rest <= LARGEST
+    alone = not unsloth and not four_bit and not gpu_bytes and matrices + rest <= LARGEST
     alone = alone and config.get("model_type", "qwen2") == "qwen2"
     own = alone and config["vocab_size"] > WIDE
     tokens = profile.micro_batch * length

@@ -19,8 +19,8 @@ from typing import Any
 
 from utils.data.questions import Question
 from utils.files import ROOT
-from utils.model.policy import Policy, generate
-from utils.model.profiles import PROFILES, QWEN_05B, QWEN_3B, Profile, is_gguf, is_local
+from utils.model.policy import Policy, generate, ladder
+from utils.model.profiles import PROFILES, QWEN_05B, QWEN_3B, Profile, is_local
 from utils.plots import histogram
 from utils.setup import installed, ram_bytes, read_pins
 from utils.stats import wilson_interval
@@ -82,9 +82,8 @@ def _gpu(profile: Profile) -> Check:
 
 def expected_engine(profile: Profile) -> str:
     """The entry of `policy.ENGINES` that the installed packages allow."""
-    if not profile.unsloth or is_gguf(profile.model) or not installed("unsloth"):
-        return "transformers"
-    return "unsloth+vllm" if installed("vllm") else "unsloth"
+    rungs = ladder(profile)
+    return next((rung for rung in rungs if all(installed(package) for package in rung.split("+"))), rungs[-1])
 
 
 def _memory(profile: Profile) -> Check:
@@ -114,6 +113,8 @@ def _memory(profile: Profile) -> Check:
             if less <= free:
                 mend = f"micro_batch={micro_batch} takes up to {size(less)} and trains the same"
                 break
+    if engine == "vllm+transformers" and profile.unsloth:
+        mend = "set GRPO_ENGINE=transformers, whose weights have 4 bits"
     return Check(name, found, "fail" if name == "GPU memory" else "warn", mend)
 
 
