@@ -4,13 +4,14 @@ import gzip
 import json
 import re
 import shutil
+from statistics import fmean
 
 import pytest
 
 from utils.data.questions import load_questions, solution_steps
 from utils.evaluation.evaluate import compare_folders, load_evaluation
 from utils.evaluation.sampling import read_ballots
-from utils.files import IN_USE
+from utils.files import IN_USE, ROOT, read_jsonl
 from utils.model import policy as generation
 from utils.model.profiles import get_profile
 from utils.scripts import real, record
@@ -153,6 +154,26 @@ def test_the_readme_shows_the_recorded_runs():
     assert shown == real.results_table(recorded)
 
 
+def test_the_readme_tells_the_first_try_as_it_was():
+    log = read_jsonl(real.RUNS / "tried" / "two-questions-a-step" / "log.jsonl")
+    page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    def between(metric, shown):
+        return [shown.format(fmean(line[metric] for line in part)) for part in (log[:10], log[-10:])]
+
+    tokens, dead, right = (
+        between(*each)
+        for each in (
+            ("completions/mean_length", "{:.0f}"),
+            ("frac_reward_zero_std", "{:.0%}"),
+            ("rewards/correctness_reward/mean", "{:.0%}"),
+        )
+    )
+    assert f"stopped after {len(log)} steps" in page
+    assert "from {} to {} tokens".format(*tokens) in page
+    assert "from {} to {}, for {} and {} right answers".format(*dead, *right) in page
+
+
 def test_no_path_of_this_machine_is_published(sitting, work, runs, tmp_path):
     copy = shutil.copytree(work, tmp_path / "work")
     for name, key in real.PLACES.items():
@@ -174,31 +195,35 @@ def interrupted(folder):
 
 
 @pytest.mark.parametrize(
-    "harm, part, summarised",
+    "harm, part, lacks",
     [
-        (unfinished, "base/test", False),
-        (unfinished, "base/pass", False),
-        (unfinished, "seed-0/svamp", False),
-        (unfinished, "seed-0/pass", False),
-        (interrupted, "seed-0/run", False),
-        (lambda folder: (folder / "training.json").unlink(), "seed-0/run", False),
-        (shutil.rmtree, "seed-0/test", False),
-        (shutil.rmtree, "seed-0/run", False),
-        (lambda folder: (folder / "protocol.json").unlink(), "seed-0/test", False),
-        (lambda folder: shutil.copytree(folder, folder.with_name("seed-1")), "seed-0", True),
+        (unfinished, "base/test", "summary"),
+        (unfinished, "base/pass", "sampling"),
+        (unfinished, "seed-0/svamp", "svamp"),
+        (unfinished, "seed-0/pass", "sampling"),
+        (interrupted, "seed-0/run", "summary"),
+        (lambda folder: (folder / "training.json").unlink(), "seed-0/run", "summary"),
+        (shutil.rmtree, "seed-0/test", "summary"),
+        (shutil.rmtree, "seed-0/run", "summary"),
+        (lambda folder: (folder / "protocol.json").unlink(), "seed-0/test", "summary"),
+        (lambda folder: shutil.copytree(folder, folder.with_name("seed-1")), "seed-0", ""),
     ],
 )
-def test_what_is_not_finished_is_named_and_left_out(sitting, work, runs, tmp_path, capsys, harm, part, summarised):
+def test_what_is_not_finished_is_named_and_left_out(sitting, work, runs, tmp_path, capsys, harm, part, lacks):
     copy = shutil.copytree(work, tmp_path / "work")
     harm(copy / part)
     sitting("publish", "--work", copy)
     said = capsys.readouterr().out
-    assert (f"{copy / part} is not finished" in said) != summarised and said.count("not finished") == (not summarised)
-    published = files(runs)
-    assert ("seed-0/summary.json" in published) == summarised == ("| 2 steps, " in record.README.read_text())
-    if not summarised:
+    assert (f"{copy / part} is not finished" in said) == (said.count("not finished") == 1) == bool(lacks)
+    published, page = files(runs), record.README.read_text()
+    assert ("seed-0/summary.json" in published) == (lacks != "summary") == ("| 2 steps, " in page)
+    if lacks:
         left_out = "seed-0/adapter" if part.endswith("run") else part
         assert not any(name.startswith(f"{left_out}/") for name in published) and len(published) > 10
+    if lacks != "summary":
+        summary = json.loads(published["seed-0/summary.json"])
+        assert {"svamp", "sampling"} - summary.keys() == {lacks} - {""}
+        assert ("SVAMP" in page, "pass@1" in page) == (lacks != "svamp", lacks != "sampling")
 
 
 @pytest.mark.parametrize("part", PARTS)

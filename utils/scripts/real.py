@@ -79,41 +79,44 @@ def finished(folder: Path) -> bool:
 
 
 def summary_of(base: Path, trained: Path) -> dict[str, Any]:
-    """summary.json of a finished seed, from the stored answers of both models and the log of the training.
+    """summary.json of a seed: of what both models were asked, from the stored answers and the log of the training.
 
     Raises:
         ValueError: the two were not measured alike, or an answer is damaged.
     """
     who = {"base": base, "trained": trained}
-    for name in (*SETS, PASS):
+    both = [name for name in (*SETS, PASS) if all(finished(folder / name) for folder in who.values())]
+    for name in both:
         protocols = (Protocol.from_dict(read_header(folder / name)["protocol"]) for folder in who.values())
         require_same(*protocols, names=(f"{base / name}", f"{trained / name}"))
-    judged = {name: {w: load_evaluation(folder / name) for w, folder in who.items()} for name in SETS}
-    ballots = {w: sampling.read_ballots(folder / PASS / ANSWERS) for w, folder in who.items()}
+    judged = {n: {w: load_evaluation(folder / n) for w, folder in who.items()} for n in both if n != PASS}
+    more: dict[str, Any] = {}
+    if "svamp" in both:
+        verdicts = {w: evaluation.verdicts for w, evaluation in judged["svamp"].items()}
+        more["svamp"] = {**{w: rates(of) for w, of in verdicts.items()}, **compare(*verdicts.values())}
+    if PASS in both:
+        ballots = {w: sampling.read_ballots(folder / PASS / ANSWERS) for w, folder in who.items()}
+        more["sampling"] = {w: sampling.curves(b) for w, b in ballots.items()} | {
+            "gain": sampling.gain_curves(**ballots)
+        }
     run = json.loads((trained / RUN / "training.json").read_text(encoding="utf-8"))
-    verdicts = {w: evaluation.verdicts for w, evaluation in judged["test"].items()}
     header, told = judged["test"]["base"].header, ("model", "weights", "protocol", "protocol_hash", "too_long")
     return report.summarise(
         PROFILE,
         run["versions"],
-        **verdicts,
+        **{w: evaluation.verdicts for w, evaluation in judged["test"].items()},
         seed=run["seed"],
         train_steps=run["steps"],
         train_seconds=run["seconds"],
         machine=run["machine"],
-        svamp={
-            **{w: rates(evaluation.verdicts) for w, evaluation in judged["svamp"].items()},
-            **compare(*(evaluation.verdicts for evaluation in judged["svamp"].values())),
-        },
-        sampling={w: sampling.curves(b) for w, b in ballots.items()} | {"gain": sampling.gain_curves(**ballots)},
+        **more,
         **{name: header[name] for name in told if name in header},
     )
 
 
 def publish(work: Path, target: Path = RUNS) -> None:
     """Copy what is finished, and say what is not: stored answers, compressed; of a seed its logs, rollouts and adapter;
-    where all of it and of the base model is there, also summary and card."""
-    whole = set()
+    where both models have answered the test, also summary and card."""
     for who in ("base", *sorted(path.name for path in work.glob("seed-*"))):
         parts = [*SETS, PASS] + [RUN] * (who != "base")
         done = [part for part in parts if finished(work / who / part)]
@@ -132,8 +135,8 @@ def publish(work: Path, target: Path = RUNS) -> None:
                 pack(work / who / part, target / who / part)
                 if (who, part) == ("base", PASS):
                     write_json(target / who / BY_STEPS, by_solution_steps(work / who / part))
-        whole |= {who} if done == parts else set()
-        if who != "base" and whole >= {"base", who}:
+        compared = work / "base" / "test", work / who / "test", work / who / RUN
+        if who != "base" and all(map(finished, compared)):
             summary = summary_of(work / "base", work / who)
             write_json(target / who / "summary.json", summary)
             write_text(target / who / "card.md", report.model_card(summary))
@@ -170,15 +173,18 @@ def show(runs: Path = RUNS) -> None:
 def results_table(summaries: Sequence[dict[str, Any]]) -> str:
     """The README's table of these seeds, and what else was measured of the first, in Markdown."""
     s = summaries[0]
-    sampled, svamp, most = s["sampling"], s["svamp"], s["sampling"]["base"]["k"][-1]
-    passed = {k: [f"{100 * sampled[who]['pass']['mean'][k - 1]:.1f}" for who in ("base", "trained")] for k in (1, most)}
     measured = (
         f"{s['model']}, trained and measured on {s['machine']}: {s['n_test']:,} test questions, greedy, 95% Wilson "
-        f"intervals. Seed {s['seed']}, sampled on {sampled['gain']['questions']} of them and read leniently: "
-        f"{', '.join(f'pass@{k} {before} → {after}%' for k, (before, after) in passed.items())}. SVAMP, "
-        f"{svamp['n']:,} questions of another kind, strict: {percent(svamp['base']['strict'])} → "
-        f"{percent(svamp['trained']['strict'])}."
+        "intervals."
     )
+    if sampled := s.get("sampling"):
+        most = sampled["base"]["k"][-1]
+        passed = {k: [sampled[who]["pass"]["mean"][k - 1] for who in ("base", "trained")] for k in (1, most)}
+        gained = ", ".join(f"pass@{k} {before:.1%} → {after:.1%}" for k, (before, after) in passed.items())
+        measured += f" Seed {s['seed']}, sampled on {sampled['gain']['questions']} of them, read leniently: {gained}."
+    if svamp := s.get("svamp"):
+        strict = " → ".join(percent(svamp[who]["strict"]) for who in ("base", "trained"))
+        measured += f" SVAMP, {svamp['n']:,} questions of another kind, strict: {strict}."
     return "\n".join([*results_rows(list(summaries)), "", measured])
 
 
