@@ -154,9 +154,20 @@ def test_the_readme_shows_the_recorded_runs():
     assert shown == real.results_table(recorded)
 
 
+def the_readme():
+    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_the_readme_tells_how_long_the_run_was():
+    run = json.loads((real.RUNS / "seed-0" / "training.json").read_text(encoding="utf-8"))
+    first, second = run["schedules"]
+    slow = "and, as other work on the machine made it slow, ended after"
+    told = f"planned for {first['max_steps']} steps {slow} {run['steps']}: from step {second['from_step']} on"
+    assert f"{told} its learning rate is that of {second['max_steps']}" in the_readme()
+
+
 def test_the_readme_tells_the_first_try_as_it_was():
-    log = read_jsonl(real.RUNS / "tried" / "two-questions-a-step" / "log.jsonl")
-    page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    log, page = read_jsonl(real.RUNS / "tried" / "two-questions-a-step" / "log.jsonl"), the_readme()
 
     def between(metric, shown):
         return [shown.format(fmean(line[metric] for line in part)) for part in (log[:10], log[-10:])]
