@@ -135,6 +135,7 @@ def test_a_real_model_is_timed_at_completions_that_never_end(tmp_path, monkeypat
     monkeypatch.setenv("GSM8K_DIR", str(tmp_path))
     monkeypatch.setattr(decoding, "ROUNDS", 1)
     monkeypatch.setattr(decoding, "matmul_rate", lambda dtype: 2e9)
+    monkeypatch.setattr(decoding, "read_rate", lambda: 1e9)
     asked, timed = [], decoding.timed
 
     def watch(policy, *rest):
@@ -151,9 +152,10 @@ def test_a_real_model_is_timed_at_completions_that_never_end(tmp_path, monkeypat
     shares = [float(number) for number in re.findall(r"([\d.]+)%", said)]
     assert "1,706,240 parameters in torch.bfloat16" in said or "in torch.float32" in said
     assert "4 prompts x 8 completions of 200 tokens, 1 times in turn" in said
-    floor = 2e9 / (2 * 1_706_240)
+    floors = 2e9 / (2 * 1_706_240), 32 * 1e9 / (1_706_240 * (2 if "bfloat16" in said else 4))
     assert "2 GFLOP/s, which would be 586 tokens/s" in said
-    assert shares == [pytest.approx(100 * rate / floor, abs=0.1) for rate in shown]
+    assert f"1.0 GB/s, which would be {floors[1]:,.0f} tokens/s" in said
+    assert shares == [pytest.approx(100 * rate / floor, abs=0.1) for floor in floors for rate in shown]
 
 
 # ------------------------------------------------------------------------------------------------ numbers

@@ -1,6 +1,7 @@
 """Loading: the embedded model as shipped, adapters good and bad, and the ladder of engines."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 import sys
@@ -117,7 +118,8 @@ def test_on_a_cpu_vllm_is_asked_for_by_name_and_its_absence_is_said(monkeypatch)
 def test_a_vllm_that_trl_does_not_drive_is_said_with_both_versions(monkeypatch):
     monkeypatch.setenv("GRPO_ENGINE", "vllm+transformers")
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
-    monkeypatch.setattr("trl.import_utils._is_package_available", lambda *args, **kwargs: (True, "0.9.1"))
+    trls = importlib.import_module("trl.import_utils")
+    monkeypatch.setattr(trls, "_is_package_available", lambda *args, **kwargs: (True, "0.9.1"))
     notices = []
     assert load_policy(TINY, notify=notices.append).engine == "transformers"
     assert len(notices) == 1 and "from 0.11.0 to 0.18.0. You have version 0.9.1" in notices[0]

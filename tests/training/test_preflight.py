@@ -220,7 +220,9 @@ def test_peak_of_a_training_step_without_logits(dtype, layers, vocabulary, lengt
     there_before = sum(parts[name] for name in ("weights", "adapters", "gradients", "optimizer state", "reserve"))
     model, forward = step_without_logits(config, settings)
     forward().backward()  # gradients are there, as in every micro-batch but a step's first
-    assert 0.89 < peak_bytes(lambda: forward().backward()) / (peak(parts) - there_before) < 1.08
+    assert (
+        0.89 < peak_bytes(lambda: forward().backward()) / (peak(parts) - there_before) < (1.15 if rank == 64 else 1.08)
+    )
     assert 1.0 < saved_bytes(model, forward) / parts["activations kept"] < (1.15 if rank == 64 else 1.1)
 
 
@@ -238,7 +240,7 @@ def test_who_does_without_logits(change, theirs):
     config = SHAPES[QWEN_05B] | change
     logits = memory_model(config, LAPTOP)["logits"]
     tokens = LAPTOP.micro_batch * LAPTOP.max_completion_tokens if theirs else AT_ONCE
-    assert logits == tokens * config["vocab_size"] * (16 if theirs else 18)
+    assert logits == tokens * config["vocab_size"] * (16 if theirs else 10)
     on_gpu = memory_model(config, LAPTOP, gpu_bytes=T4_BYTES)
     assert on_gpu["logits"] == LAPTOP.micro_batch * LAPTOP.max_completion_tokens * config["vocab_size"] * 16
     assert on_gpu["packed weights"] == 0
@@ -274,7 +276,7 @@ def test_logits_of_unsloth_go_by_chunks():
 
 
 def test_unsloth_keeps_the_inputs_of_two_layers_and_trl_of_all():
-    kept = [memory_model(SHAPES[QWEN_3B], T4, engine)["activations kept"] for engine in ENGINES]
+    kept = [memory_model(SHAPES[QWEN_3B], T4, engine, 15 * GIB)["activations kept"] for engine in ENGINES]
     assert kept == [n * 4 * 1024 * 2048 * 2 for n in (2, 2, 36, 36)]
 
 
@@ -353,12 +355,13 @@ def verdicts(settings):
     return {check.name: check for check in preflight.preflight(settings)}
 
 
-def test_a_free_t4_passes_every_check(gpu, machine):
+def test_a_free_t4_passes_every_check_but_that_its_run_is_long(gpu, machine):
     gpu()
     machine()
     checks = preflight.preflight(T4)
-    assert {c.verdict for c in checks} == {"ok"} and not any(c.mend for c in checks)
-    assert summary(checks) == f"All {len(checks)} checks passed."
+    assert [c.name for c in checks if c.verdict != "ok" or c.mend] == ["time"]
+    assert summary(checks) == "It may run; mind: time."
+    assert summary(preflight.preflight(T4.replace(steps=20))) == f"All {len(checks)} checks passed."
     found = {c.name: c.found for c in checks}
     assert "Tesla T4, compute capability 7.5, float16" in found["GPU"] and "unsloth+vllm" in found["GPU memory"]
     assert "4 prompts x 8 completions = 8 x 4" in found["batches"] and "of 1024" in found["tokens"]

@@ -132,7 +132,7 @@ def memory_model(
       bfloat16; and 2kw for each of the NL keys and values that the completions attend to.
     - logits: NCV of them, 16 bytes each in TRL (in float32: logits, a copy, two gradients). Unsloth's loss goes by 4N
       chunks: 2 bytes each, and 4 in the chunk at work (compiled, unsloth_zoo 2026.10.7). Without logits: those of
-      `AT_ONCE` tokens, 18 bytes each.
+      `AT_ONCE` tokens, 8 + w bytes each.
     - packed weights: a second copy, in the order in which a CPU reads them, of a model above `SMALL` parameters.
 
     Args:
@@ -175,7 +175,7 @@ def memory_model(
     chunks = profile.micro_batch * max(4, length // 4096)
     logits = profile.micro_batch * profile.max_completion_tokens * config["vocab_size"]
     if not unsloth:
-        logits = AT_ONCE * config["vocab_size"] * 18 if own else logits * 16
+        logits = AT_ONCE * config["vocab_size"] * (8 + w) if own else logits * 16
     return {
         "weights": weights,
         "adapters": sum(lora) * (adapter + 2 * (engine == "unsloth+vllm")),
