@@ -16,7 +16,7 @@ assets/figures/step_profile.png, and beside them two floors, which no change of 
     framework     A step of the same completions with a model of one block, eight numbers wide, and one token each.
 
 With a real model there is only one trainer, for stock calls need more memory than such a machine has: REAL_STEPS steps
-of 16 completions of up to REAL_CAP tokens to questions of GSM8K, written to assets/runs/step_profile_qwen.csv.
+of 8 completions, of up to REAL_CAP tokens, to each of REAL_PROMPTS questions of GSM8K, written to assets/runs/step_profile_qwen.csv.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from utils.setup import machine
 from utils.training.grpo import build_trainer
 
 STEPS, MATRIX = 12, 1_024
-REAL_STEPS, REAL_CAP = 6, 200
+REAL_STEPS, REAL_PROMPTS, REAL_CAP = 6, 2, 200
 SPREAD = {"median": statistics.median, "fastest": min, "slowest": max}
 REST = "TRL and data"
 PARTS = {
@@ -186,7 +186,8 @@ def figure_of(bars: dict[str, dict[str, float]], floors: dict[str, float]) -> Fi
 
 def real(model: str) -> None:
     """Profile a real model's step."""
-    policy = load_policy(get_profile("laptop", model).replace(max_completion_tokens=REAL_CAP))
+    profile = get_profile("laptop", model)
+    policy = load_policy(profile.replace(prompts_per_step=REAL_PROMPTS, max_completion_tokens=REAL_CAP))
     with tempfile.TemporaryDirectory() as folder:
         clock, trainer = profiled(policy, True, REAL_STEPS, folder, questions=load_questions("gsm8k", "train")[:64])
         lengths = [line["completions/mean_length"] for line in read_jsonl(Path(folder) / "log.jsonl")[1:]]
