@@ -63,9 +63,10 @@ def measure(policy: Policy, folder: Path) -> None:
 
 
 def measure_trained(profile: Profile, folder: Path, seed: int) -> None:
-    """Train, or go on training, and measure what came out."""
+    """Train, or go on training where there are checkpoints, and measure what came out."""
     run = folder / RUN
-    if finished(run) or train(profile, run, seed, resume=True).finished:
+    unpacked = finished(run) and not any(run.glob("checkpoint-*"))
+    if unpacked or train(profile, run, seed, resume=True).finished:
         measure(with_adapter(load_policy(profile), run / "adapter"), folder)
 
 
