@@ -100,6 +100,16 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
+def processes() -> int:
+    """How many processes train together, as their launcher (torchrun, accelerate) told them; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of the `processes` this is, from 0 on."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def require(pin: str, purpose: str) -> None:
     """Refuse to go on without an optional package.
 

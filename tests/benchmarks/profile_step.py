@@ -16,7 +16,8 @@ assets/figures/step_profile.png, and beside them two floors, which no change of 
     framework     A step of the same completions with a model of one block, eight numbers wide, and one token each.
 
 With a real model there is only one trainer, for stock calls need more memory than such a machine has: REAL_STEPS steps
-of 8 completions, of up to REAL_CAP tokens, to each of REAL_PROMPTS questions of GSM8K, written to assets/runs/step_profile_qwen.csv.
+of 8 completions, of up to REAL_CAP tokens, to each of REAL_PROMPTS questions of GSM8K, written to
+assets/runs/step_profile_qwen.csv.
 """
 
 from __future__ import annotations

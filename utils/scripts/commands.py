@@ -17,14 +17,15 @@ import tempfile
 import time
 import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_jsonl, write_bytes, write_json, write_text
 from utils.model.profiles import PROFILES, find_model, get_profile
+from utils.setup import rank
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
 FULL = (
@@ -488,12 +489,20 @@ COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
 }
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Print nothing: of several processes that train together the first one speaks."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
 def main(argv: list[str]) -> None:
     """Run a command; what the user can mend ends in one line on stderr, with the traceback in error.log."""
     ready()
     args = parse(argv)
     try:
-        with in_use(args.output) if args.command in ("train", "evaluate") else nullcontext():
+        alone = args.command in ("train", "evaluate") and rank() == 0  # of several processes the first one writes
+        with in_use(args.output) if alone else nullcontext(), quiet() if rank() else nullcontext():
             COMMANDS[args.command](args)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -37,7 +37,6 @@ NEEDED = (  # where one is missing, transformers goes on without what it holds
     "adapter_model.safetensors",
     "optimizer.pt",
     "scheduler.pt",
-    "rng_state.pth",
     "trainer_state.json",
 )
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what JSON raises that is not as written
@@ -96,7 +95,8 @@ def flaw(checkpoint: Path, settings: dict[str, Any] | None = None, step: int | N
             return f"it was not written to its end ({MANIFEST} is missing)"
         manifest = json_object((checkpoint / MANIFEST).read_bytes())
         files = manifest["files"]
-        for name, wanted in (dict.fromkeys(NEEDED) | files).items():
+        random = _random_states(manifest["settings"].get("processes", 1))
+        for name, wanted in (dict.fromkeys([*NEEDED, *random]) | files).items():
             path = checkpoint / name
             if not path.is_file() or wanted is None:
                 return f"{name} is missing"
@@ -114,6 +114,11 @@ def flaw(checkpoint: Path, settings: dict[str, Any] | None = None, step: int | N
     if other:
         return f"it belongs to another run: {'; '.join(other)}"
     return _wrong_state(checkpoint, manifest.get("step"), step) or _unloadable(checkpoint)
+
+
+def _random_states(processes: int) -> list[str]:
+    """The files in which transformers keeps the random generators of so many processes."""
+    return ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
 
 
 def _wrong_state(checkpoint: Path, written: Any, step: int | None) -> str | None:

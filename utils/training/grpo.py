@@ -18,6 +18,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, set_seed
 
@@ -55,7 +58,7 @@ from utils.model.vllm_engine import GPU_SHARE, hand_over, making_room
 from utils.model.weights import misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
-from utils.setup import machine, versions
+from utils.setup import machine, processes, versions
 from utils.training.checkpoints import (
     LOGS,
     MANIFEST,
@@ -92,9 +95,22 @@ SAME_ON_RESUME = (
 
 
 def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weights: Sequence[float]) -> dict[str, Any]:
-    """Every field of `GRPOConfig` that decides what is learnt, spelled out, so that no engine's default differs."""
+    """Every field of `GRPOConfig` that decides what is learnt, spelled out, so that no engine's default differs.
+
+    Several processes share the completions of a step: together they do what one does.
+
+    Raises:
+        ValueError: that many processes cannot.
+    """
     on_gpu = torch.cuda.is_available()
-    accumulation = profile.completions_per_step // profile.micro_batch
+    share, left = divmod(profile.completions_per_step, processes())
+    if left:
+        raise ValueError(
+            f"{processes()} processes cannot share the {profile.completions_per_step} completions of a step alike; "
+            "start a number of them that divides it"
+        )
+    micro_batch = math.gcd(share, profile.micro_batch)
+    accumulation = share // micro_batch
     evenly = profile.lr_power == 1
     algorithm = dict(
         loss_type="dapo",  # token-level mean over the whole step
@@ -121,7 +137,7 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
         adam_beta2=0.99,
         max_grad_norm=profile.max_grad_norm,
         max_steps=profile.steps,
-        per_device_train_batch_size=profile.micro_batch,
+        per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=accumulation,
         steps_per_generation=accumulation,
         shuffle_dataset=True,
@@ -144,6 +160,7 @@ def grpo_settings(profile: Profile, engine: str, output: Path, seed: int, weight
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
     )
     if machine["use_vllm"]:
         machine |= dict(vllm_mode="colocate", vllm_importance_sampling_correction=True)
@@ -234,7 +251,7 @@ def build_trainer(
             callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
         )
     trainer.create_model_card = lambda *args, **kwargs: None  # TRL's form, "fine-tuned version of None"
-    if beside and not full_weights and trainer.accelerator.num_processes == 1:
+    if beside and not full_weights and trainer.accelerator.num_processes == 1 and config.vllm_mode == "colocate":
         vllm = trainer.vllm_generation
         vllm.sync_weights = functools.partial(hand_over, trainer.model, vllm.llm)
     share_prompts(trainer.model)
@@ -253,7 +270,8 @@ def build_trainer(
 class RolloutRecorder:
     """A reward function of weight 0 that writes down every rollout: the trainer's view of a step, group by group.
 
-    TRL asks it last, after all that are `recorded`.
+    TRL asks it last, after all that are `recorded`. Of several processes, each of which has a part of the step, the
+    first one writes down all.
     """
 
     __name__ = "(rollout_recorder)"  # which no other reward can be called
@@ -274,21 +292,25 @@ class RolloutRecorder:
         return reward
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
-        parts, totals = self.parts, weighted_sum(self.parts.values(), self.rewards.values())
-        advantages = group_advantages(totals, self.group_size)
-        groups = [
-            {
-                "question": columns["question"][i],
-                "gold": columns["gold"][i],
-                "completions": [text_of(c) for c in completions[i : i + self.group_size]],
-                "rewards": totals[i : i + self.group_size],
-                "parts": {name: values[i : i + self.group_size] for name, values in parts.items()},
-                "advantages": [round(a, 4) for a in advantages[i : i + self.group_size]],
-            }
-            for i in range(0, len(completions), self.group_size)
-        ]
-        append_jsonl(self.path, [{"step": columns["trainer_state"].global_step + 1, "groups": groups}])
+        texts = map(text_of, completions)
+        own = zip(columns["question"], columns["gold"], texts, *self.parts.values(), strict=True)
+        rows = gather_object(list(own))  # those of a group follow each other
+        if PartialState().is_main_process:
+            groups = [self._group(rows[i : i + self.group_size]) for i in range(0, len(rows), self.group_size)]
+            append_jsonl(self.path, [{"step": columns["trainer_state"].global_step + 1, "groups": groups}])
         return [0.0] * len(completions)
+
+    def _group(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+        questions, golds, texts, *parts = map(list, zip(*rows, strict=True))
+        rewards = weighted_sum(parts, self.rewards.values())
+        return {
+            "question": questions[0],
+            "gold": golds[0],
+            "completions": texts,
+            "rewards": rewards,
+            "parts": dict(zip(self.parts, parts, strict=True)),
+            "advantages": [round(advantage, 4) for advantage in group_advantages(rewards, self.group_size)],
+        }
 
 
 class StepLog(TrainerCallback):
@@ -298,7 +320,7 @@ class StepLog(TrainerCallback):
         self.path = path
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if logs and "reward" in logs:
+        if logs and "reward" in logs and state.is_world_process_zero:
             line = {k: v for k, v in logs.items() if "rollout_recorder" not in k}
             append_jsonl(self.path, [{"step": state.global_step, "max_steps": state.max_steps, **line}])
 
@@ -310,6 +332,7 @@ class MarkComplete(TrainerCallback):
     """After a checkpoint is written in full, describe its files in `complete.json`."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes its random generators' state
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (checkpoint / "README.md").unlink(missing_ok=True)  # PEFT's empty form
@@ -335,7 +358,8 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
             raise FileExistsError(
                 f"{folder} holds an earlier run; resume it (resume=True, --resume) or choose another folder"
             )
-        if other := differences(read_settings(folder), settings, (str(folder / "settings.json"), "this run")):
+        theirs = {"processes": 1} | read_settings(folder)  # which the first runs did not write down
+        if other := differences(theirs, settings, (str(folder / "settings.json"), "this run")):
             raise ValueError(f"{'; '.join(other)}. Resume with the same settings or choose another folder")
     if mirror:
         restore(mirror, output)
@@ -393,7 +417,7 @@ def stop_after_step(trainer: Any) -> Iterator[None]:
         asked = False
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.asked:
+            if any(gather_object([self.asked])):  # of several processes all stop, after the same step
                 control.should_save = control.should_training_stop = True
 
     def ask(signum: int, frame: Any) -> None:
@@ -504,27 +528,32 @@ def run_training(trainer: Any, resume: bool = False, mirror: str | Path | None =
 
 
 def _train_in(output: Path, trainer: Any, resume: bool, mirror: Path | None) -> TrainingResult:
-    with trainer.accelerator.main_process_first():
-        checkpoint = _start_or_continue(trainer, output, resume, mirror)
+    """Of several processes the first one reads and writes the folder, and tells the others where it goes on."""
+    writes = trainer.accelerator.is_main_process
+    checkpoint = _start_or_continue(trainer, output, resume, mirror) if writes else None
+    [checkpoint] = broadcast_object_list([checkpoint])
     trainer.remove_callback(Mirror)  # that of an earlier call
     if mirror:
         trainer.add_callback(Mirror(mirror))
     start_step = step_of(checkpoint) if checkpoint else 0
-    for name in LOGS:
-        _keep_until(output / name, start_step)
-    if checkpoint:
-        _tell_schedule(checkpoint, trainer.args.max_steps)
+    if writes:
+        for name in LOGS:
+            _keep_until(output / name, start_step)
+        if checkpoint:
+            _tell_schedule(checkpoint, trainer.args.max_steps)
     seconds, start, steps = _seconds_until(output, start_step), time.perf_counter(), start_step
     _go_on(trainer, checkpoint)
     if start_step < trainer.args.max_steps:
         seconds, steps = seconds + time.perf_counter() - start, trainer.state.global_step
-    result = TrainingResult(
-        save_adapter(trainer.model, output / "adapter"),
-        read_log(output / "log.jsonl"),
-        steps,
-        seconds,
-        finished=steps >= trainer.args.max_steps,
-    )
+    several = trainer.accelerator.num_processes > 1  # they may hold a part of each matrix, and bring them together
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if several else None
+    if writes:
+        save_adapter(trainer.model, output / "adapter", state)
+    trainer.accelerator.wait_for_everyone()
+    finished = steps >= trainer.args.max_steps
+    result = TrainingResult(output / "adapter", read_log(output / "log.jsonl"), steps, seconds, finished)
+    if not writes:
+        return result
     write_json(
         output / "training.json",
         {
@@ -575,6 +604,7 @@ def run_settings(trainer: Any) -> dict[str, Any]:
     questions = [[row["question"], row["gold"]] for row in trainer.train_dataset.select_columns(["question", "gold"])]
     settings = {name: getattr(trainer.args, name) for name in SAME_ON_RESUME}
     settings |= {
+        "processes": trainer.accelerator.num_processes,
         "model": portable(trainer.model.config._name_or_path),
         "system_prompt": trainer.train_dataset[0]["prompt"][0]["content"],
         "rewards": trainer.reward_func_names[:-1],
@@ -602,14 +632,17 @@ def _keep_until(path: Path, step: int) -> None:
         print(f"{path} lacks {len(missing)} of the {step} steps that are done, the first is step {missing[0]}")
 
 
-def save_adapter(model: Any, folder: Path) -> Path:
+def save_adapter(model: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> Path:
     """Write the LoRA adapter to `folder` (safetensors), replacing an older one only when the new one is whole.
 
     A kill between the two renames leaves the older one beside it, for `put_back`.
+
+    Args:
+        state: the model's tensors, where it does not hold them whole itself.
     """
     temporary = folder.with_name(f".{folder.name}-new")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, safe_serialization=True)
+    model.save_pretrained(temporary, state_dict=state, safe_serialization=True)
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     config = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
     base = portable(config["base_model_name_or_path"])  # no path of this machine in what is passed on
