@@ -11,10 +11,11 @@ import pytest
 from utils.data.questions import load_questions, solution_steps
 from utils.evaluation.evaluate import compare_folders, load_evaluation
 from utils.evaluation.sampling import read_ballots
-from utils.files import IN_USE, ROOT, read_jsonl
+from utils.files import IN_USE, ROOT, read_json, read_jsonl
 from utils.model import policy as generation
 from utils.model.profiles import get_profile
 from utils.scripts import real, record
+from utils.stats import detectable_difference, percent
 
 PARTS = ("test", "svamp", "pass")
 pytestmark = pytest.mark.slow
@@ -130,7 +131,10 @@ def test_what_is_finished_is_published_with_all_that_the_summary_promises(sittin
     assert (summary["seed"], summary["train_steps"], summary["model"]) == (0, 2, "assets/tiny_model")
     assert summary["base"]["strict"]["n"] == summary["svamp"]["trained"]["strict"]["n"] == 5
     assert summary["sampling"]["base"]["k"] == [1, 2] and summary["train_seconds"] > 0
-    steps = [str(solution_steps(q.row["answer"])) for q in load_questions("tiny", "test")[:4]]
+    steps = [str(solution_steps(q.row["answer"])) for q in load_questions("tiny", "test")[:5]]
+    counted = {n: {who: rate["n"] for who, rate in both.items()} for n, both in summary["by_solution_steps"].items()}
+    assert counted == {n: {"base": steps.count(n), "trained": steps.count(n)} for n in sorted(steps)}
+    steps.pop()
     by_steps = json.loads(first["base/by_solution_steps.json"])
     assert {n: sum(counts.values()) for n, counts in by_steps.items()} == {n: steps.count(n) for n in sorted(steps)}
     right = [b.right for b in read_ballots(work / "base" / "pass" / "completions.jsonl")]
@@ -159,11 +163,30 @@ def the_readme():
 
 
 def test_the_readme_tells_how_long_the_run_was():
-    run = json.loads((real.RUNS / "seed-0" / "training.json").read_text(encoding="utf-8"))
-    first, second = run["schedules"]
-    slow = "and, as other work on the machine made it slow, ended after"
-    told = f"planned for {first['max_steps']} steps {slow} {run['steps']}: from step {second['from_step']} on"
-    assert f"{told} its learning rate is that of {second['max_steps']}" in the_readme()
+    run, page = read_json(real.RUNS / "seed-0" / "training.json", ""), the_readme()
+    first, second, third = run["schedules"]
+    ended = third["from_step"] - 1
+    assert (first["max_steps"], second["max_steps"], third["max_steps"]) == (run["steps"], ended, run["steps"])
+    told = f"Planned for {run['steps']} steps, it was ended at step {ended} for want of time, from step"
+    assert f"{told} {second['from_step']} on at the learning rate of a run of {ended}" in page
+    assert f"from step {third['from_step']} on it went on at that of {run['steps']}" in page
+    between = read_json(real.RUNS / "seed-0" / f"after-{ended}-steps.json", "")
+    summary = read_json(real.RUNS / "seed-0" / "summary.json", "")
+    assert between["protocol_hash"] == summary["protocol_hash"]
+    assert f"After {ended} steps it had {percent(between['strict'])}" in page
+    assert summary["trained"]["strict"]["rate"] - between["strict"]["rate"] < detectable_difference(
+        1319, discordant=0.25
+    )
+
+
+def test_the_readme_tells_how_far_the_gain_carries():
+    summary = read_json(real.RUNS / "seed-0" / "summary.json", "")
+    rates = {int(n): [100 * both[who]["rate"] for who in both] for n, both in summary["by_solution_steps"].items()}
+    most = get_profile(real.PROFILE).solution_steps
+    before, after = rates[most + 1]
+    told = f"at most {most} steps; on test questions with {most + 1} it went from {before:.1f}% to {after:.1f}%"
+    assert f"{told}, beyond 5 hardly up" in the_readme()
+    assert all(after - before < 6 for n, (before, after) in rates.items() if n >= 5)
 
 
 def test_the_readme_tells_the_first_try_as_it_was():

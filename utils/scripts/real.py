@@ -27,7 +27,7 @@ from typing import Any
 from utils import plots
 from utils.data.questions import load_questions, solution_steps
 from utils.evaluation import report, sampling
-from utils.evaluation.evaluate import compare, evaluate, load_evaluation, rates
+from utils.evaluation.evaluate import Verdict, compare, evaluate, load_evaluation, rates
 from utils.evaluation.figures import card_figure
 from utils.evaluation.protocol import ANSWERS, Protocol, local_name, pack, read_header, require_same, unpack
 from utils.files import ROOT, InUse, read_jsonl, write_bytes, write_json, write_text
@@ -110,6 +110,7 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
         train_steps=run["steps"],
         train_seconds=run["seconds"],
         machine=run["machine"],
+        by_solution_steps=strict_by_steps({who: evaluation.verdicts for who, evaluation in judged["test"].items()}),
         **more,
         **{name: header[name] for name in told if name in header},
     )
@@ -142,6 +143,15 @@ def publish(work: Path, target: Path = RUNS) -> None:
             write_json(target / who / "summary.json", summary)
             write_text(target / who / "card.md", report.model_card(summary))
             print(report.verdict_line(summary))
+
+
+def strict_by_steps(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Both models' strict rates on test questions with so many steps in their written solution; "8" are 8 and more."""
+    steps = {q.id: min(8, solution_steps(q.row["answer"])) for q in load_questions(*SETS["test"])}
+    return {
+        str(n): {who: rates([v for v in each if steps[v.id] == n])["strict"] for who, each in verdicts.items()}
+        for n in sorted({steps[verdict.id] for verdict in verdicts["base"]})
+    }
 
 
 def by_solution_steps(folder: Path) -> dict[str, dict[str, int]]:
