@@ -2,12 +2,18 @@
 
 import json
 import re
+from statistics import fmean
 
 import nbformat
 import pytest
 
-from utils.files import ROOT
+from utils.files import ROOT, read_json, read_jsonl
+from utils.model.profiles import PROFILES
+from utils.rewards.groups import is_dead
 from utils.scripts.notebooks import NOTEBOOKS
+from utils.training.preflight import FIRST_LOOK, duration, estimate_seconds
+
+LAPTOP = ROOT / "assets" / "runs" / "laptop"
 
 NAMES = [
     "00_start_here",
@@ -72,3 +78,81 @@ def test_its_page_loads_at_once(path):
 def test_the_set_up_cell_is_the_same_everywhere():
     cells = {code_cells(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS}
     assert len(cells) == 1
+
+
+# ------------------------------------------------------------------------------------ what they say of the real model
+
+
+def prose(name):
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    return " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return read_json(LAPTOP / "seed-0" / "summary.json", "")
+
+
+def test_00_tells_the_real_gain_as_it_is(summary):
+    base, trained = summary["base"], summary["trained"]
+    gains = {mark: 100 * (trained[mark]["rate"] - base[mark]["rate"]) for mark in ("strict", "lenient")}
+    assert "Strict and lenient rise by nearly the same, and their intervals" in prose("00_start_here")
+    assert abs(gains["strict"] - gains["lenient"]) < 3
+    assert all(base[mark]["high"] < trained[mark]["low"] for mark in gains)
+    assert "mostly keeps the layout from the start" in prose("00_start_here") and base["format"]["low"] > 0.5
+    assert "still wrong more often than right" in prose("00_start_here") and trained["lenient"]["high"] < 0.5
+
+
+def test_04_tells_the_real_run_as_it_was(summary):
+    page, log = prose("04_grpo_training"), read_jsonl(LAPTOP / "seed-0" / "log.jsonl")
+    tens = [log[start : start + 10] for start in range(0, len(log), 10)]
+    means = {
+        name: [fmean(line[metric] for line in ten) for ten in tens]
+        for name, metric in (
+            ("format", "rewards/format_reward/mean"),
+            ("correct", "rewards/correctness_reward/mean"),
+            ("tokens", "completions/mean_length"),
+        )
+    }
+    assert "The layout is learnt within the first ten steps" in page and means["format"][0] < 0.9 < means["format"][1]
+    assert "Being right takes much longer" in page and fmean(means["correct"][-5:]) > fmean(means["correct"][:3]) + 0.1
+    assert "length first falls and then comes back" in page
+    assert means["tokens"][1] < 0.8 * means["tokens"][0] and max(means["tokens"][3:]) > means["tokens"][0]
+    rollouts, part = read_jsonl(LAPTOP / "seed-0" / "rollouts.jsonl.gz"), len(log) // 5
+    kinds = []
+    for start in range(0, len(log), part):
+        groups = [group for record in rollouts[start : start + part] for group in record["groups"]]
+        right = [group["parts"]["correctness_reward"][0] for group in groups if is_dead(group)]
+        kinds.append((sum(right) / len(groups), (len(right) - sum(right)) / len(groups)))
+    assert "failures shared by all, from the first step to the last" in page and all(r < w for r, w in kinds)
+    assert "the right ones among them grow and the others become a little fewer" in page
+    assert kinds[0][0] < kinds[-1][0] and 0 < kinds[0][1] - kinds[-1][1] < 0.1
+    assert "About a third of the completions" in page and 0.28 < fmean(map(sum, kinds)) < 0.4
+    rates = {
+        int(n): [both[who]["rate"] for who in ("base", "trained")] for n, both in summary["by_solution_steps"].items()
+    }
+    assert "carries over to four" in page and rates[4][1] > 2 * rates[4][0]
+    assert "one test question in seven" in page and round(1 / summary["base"]["strict"]["rate"]) == 7
+
+
+def test_04_names_the_times_that_the_preflight_names():
+    laptop, t4 = PROFILES["laptop"].replace(dtype="bfloat16"), PROFILES["t4"]
+    for profile, told in (
+        (laptop, "`laptop`, a real model there: {}, a first look of 20 steps {}"),
+        (t4, "`t4`: {}, a first look {}"),
+    ):
+        seconds, _ = estimate_seconds(profile)
+        first_look = duration(seconds * FIRST_LOOK / profile.steps)
+        assert told.format(duration(seconds), first_look) in prose("04_grpo_training")
+
+
+def test_05_tells_the_real_gain_as_it_is(summary):
+    page, gain, flips = prose("05_evaluation"), summary["gain"], summary["flips"]
+    assert "next to nothing was *format fixed*" in page and gain["format_fixed"] < 0.05 * gain["maths_fixed"]
+    assert "a fifth as many questions broke as were fixed" in page
+    assert 0.18 < flips["broken"] / flips["fixed"] < 0.22
+    svamp = summary["svamp"]
+    assert "Less than half of the gain carries over" in page
+    assert 0 < svamp["difference"]["low"] and svamp["difference"]["points"] < 0.5 * summary["difference"]["points"]
+    assert "nearly as many questions broke as were fixed" in page
+    assert 0.7 < svamp["flips"]["broken"] / svamp["flips"]["fixed"] < 1

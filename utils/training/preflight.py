@@ -209,17 +209,18 @@ def _time(profile: Profile) -> Check:
     if estimate is None:
         return Check("time", f"not measured for {profile.name}", "ok")
     seconds, source = estimate
-    found = f"about {_duration(seconds)}, {source}"
+    found = f"about {duration(seconds)}, {source}"
     if seconds <= LONG_HOURS * 3600:
         return Check("time", found, "ok")
     mend = (
-        f"for a first look set steps to {FIRST_LOOK}, about {_duration(seconds * FIRST_LOOK / profile.steps)}; for the "
+        f"for a first look set steps to {FIRST_LOOK}, about {duration(seconds * FIRST_LOOK / profile.steps)}; for the "
         f"whole run plan to resume: a free session ends after {SESSION_HOURS} hours at the latest"
     )
     return Check("time", found, "warn", mend)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, or minutes up to an hour and a half, e.g. "84 minutes"."""
     return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
 
 
