@@ -7,8 +7,11 @@ from statistics import fmean
 import nbformat
 import pytest
 
+from utils.data.answers import parse_completion
 from utils.files import ROOT, read_json, read_jsonl
 from utils.model.profiles import PROFILES
+from utils.rewards.bank import REAL, Bank, lights, load_bank, part_scores, rescore
+from utils.rewards.functions import REWARDS, classic_integer, classic_rewards, correctness_reward, format_reward
 from utils.rewards.groups import is_dead
 from utils.scripts.notebooks import NOTEBOOKS
 from utils.training.preflight import FIRST_LOOK, duration, estimate_seconds
@@ -156,3 +159,44 @@ def test_05_tells_the_real_gain_as_it_is(summary):
     assert 0 < svamp["difference"]["low"] and svamp["difference"]["points"] < 0.5 * summary["difference"]["points"]
     assert "nearly as many questions broke as were fixed" in page
     assert 0.7 < svamp["flips"]["broken"] / svamp["flips"]["fixed"] < 1
+
+
+def test_02_tells_the_real_bank_as_it_is():
+    page, kinds = prose("02_reward_design"), {}
+    for group in load_bank(REAL).groups:
+        kinds.setdefault((group.policy, group.prompt), []).append(group)
+    banks = {kind: Bank(tuple(groups)) for kind, groups in kinds.items()}
+
+    def share(kind, has):
+        return fmean(map(has, banks[kind].completions))
+
+    def alive(kind, function):
+        values = part_scores(banks[kind], function)
+        return fmean(len(set(values[i : i + 8])) > 1 for i in range(0, len(values), 8))
+
+    words = [(who, "words") for who in ("base", "trained")]
+    shown = [(who, PROFILES["laptop"].prompt) for who in ("base", "trained")]
+    assert "no completion keeps the layout, before training or after" in page
+    assert all(share(kind, lambda text: parse_completion(text).well_formed) == 0 for kind in words)
+    assert "few open an answer tag" in page and all(
+        share(kind, lambda text: "<answer>" in text) < 0.2 for kind in words
+    )
+    assert "half are cut off" in page
+    assert all(0.5 < fmean(cut for g in banks[kind].groups for cut in g.truncated) < 0.6 for kind in words)
+    kept = [share(kind, lambda text: parse_completion(text).well_formed) for kind in shown]
+    assert "most keep it from the start" in page and kept[0] > 0.5
+    right = [fmean(part_scores(banks[kind], correctness_reward)) for kind in shown]
+    assert "nearly always keeps the layout there and is right three times as often" in page
+    assert kept[1] > 0.9 and 2.7 < right[1] / right[0] < 3.5
+    before, after = (fmean(part_scores(banks[kind], correctness_reward)) for kind in words)
+    assert "under the other it writes as before" in page and abs(after - before) < 0.03
+    assert "tells no group apart" in page and all(alive(kind, format_reward) == 0 for kind in words)
+    dead = [f for f in classic_rewards if not any(alive(kind, f) for kind in kinds)]
+    assert "Two parts of the classic set are dead on *every* row" in page and len(dead) == 2
+    liveliest = max(classic_rewards, key=lambda function: alive(words[0], function))
+    assert "Its liveliest part under `words` pays for any whole number" in page and liveliest is classic_integer
+    base = banks[shown[0]]
+    drift = next(
+        x for x in lights(base, rescore(base, list(REWARDS), list(REWARDS.values()))) if x.name == "length drift"
+    )
+    assert "shorter completions earn more" in page and drift.lit and "the shorter one earns more" in drift.found

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -46,6 +47,15 @@ def test_the_trained_policy_is_right_more_often():
         bank = Bank(tuple(group for group in load_bank().groups if group.policy == name))
         right[name] = sum(correctness_reward(bank.completions, gold=bank.columns["gold"])) / len(bank.completions)
     assert right["trained"] > right["base"] + 0.2
+
+
+def test_the_real_bank_is_as_large_as_the_readme_says_and_has_both_prompts():
+    bank, page = load_bank(REAL), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"or {len(bank.completions):,} of the real one" in page and bank.group_size == 8
+    of_each = Counter((group.policy, group.prompt) for group in bank.groups)
+    assert of_each == {(who, prompt): 64 for who in ("base", "trained") for prompt in ("words", "layout and example")}
+    size = (BANKS[REAL] / FILE).stat().st_size
+    assert size <= 1_500_000 and json.loads((BANKS[REAL] / PROVENANCE).read_text())["model"] == bank.model
 
 
 def test_a_bank_of_ones_own_is_saved_and_read_back(tmp_path):
