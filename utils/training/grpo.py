@@ -237,6 +237,8 @@ def build_trainer(
     ends = end_tokens(policy.model, policy.tokenizer)
     how = {"stop_token_ids" if defaults["use_vllm"] else "eos_token_id": ends}
     config = build_config(defaults | {"generation_kwargs": how} | (settings or {}))
+    if config.device.type == "cpu":  # in several processes "cpu:0", to which torch cannot load a checkpoint
+        config._setup_devices = torch.device("cpu")
 
     recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size, ends)
     beside = policy.engine == "vllm+transformers"
