@@ -510,9 +510,10 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     except Exception as error:
         folder = Path(getattr(args, "output", None) or getattr(args, "folder", None) or ROOT / "runs")
+        log = folder / (f"error-{rank()}.log" if rank() else "error.log")  # of several processes each has its own
         try:
-            write_bytes(folder / "error.log", traceback.format_exc().encode("utf-8", "backslashreplace"))
-            where = f"\nThe traceback is in {shown(folder / 'error.log')}"
+            write_bytes(log, traceback.format_exc().encode("utf-8", "backslashreplace"))
+            where = f"\nThe traceback is in {shown(log)}"
         except OSError:
             where = ""
         mend = ""
