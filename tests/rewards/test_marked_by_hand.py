@@ -1,8 +1,8 @@
 """200 completions of the real model's bank, drawn before `is_correct` judged any, read one by one and marked.
 
-Fifty of each policy under each prompt. Strict: the layout and nothing else, the right number in its tag. Lenient: what
-the text states as its answer is right. Of one that was cut off an answer counts where it was stated before, and not
-where the working only came to the number.
+Fifty of each policy under each prompt; of texts beyond 650 characters the first 150 and the last 480 were read.
+Strict: the layout and nothing else, the right number in its tag. Lenient: what the text states as its answer is right.
+Of one that was cut off an answer counts where it was stated before, and not where the working only came to the number.
 """
 
 import hashlib
