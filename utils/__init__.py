@@ -1,4 +1,5 @@
-"""The house of the series: six wings with the themes of the notebooks and one of scripts, over four ground files.
+"""The house of the series: six wings with the themes of the notebooks, one of their exercises and one of scripts, over
+four ground files.
 
     files, setup, stats, plots     whole files and who writes them, machine and packages, all statistics, shared figures
 
@@ -8,6 +9,7 @@
     training  03, 04 GRPO, checkpoints, what to watch, whether it will run here
     evaluation   05  protocol, card and comparison, kinds of errors, pass@k, the report
     experiments  06  short runs over seeds, and what they say
+    exercises        what says "solved" or "not yet" under an exercise, and why
     scripts          behind run.py and assets/
 
 A wing imports from those above it only; rewards and model do not know each other, nor do training and evaluation

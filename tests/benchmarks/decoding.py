@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.decoding
     GSM8K_DIR=… python -m tests.benchmarks.decoding --model DEST    # a quarter of an hour with 0.5 B on two cores
+        --vllm .venv-engines/bin/python                             # and vLLM's CPU build, between two halves of it
 
 Without a model:
 Rollouts: the completions of one training step of the profile tiny, at temperature 1.
@@ -14,9 +15,13 @@ multiplies matrices of that type; the other is reading every weight once for eac
 at which it reads memory.
 """
 
+import os
+import subprocess
 import time
 from argparse import ArgumentParser
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from unittest.mock import patch
 
@@ -30,6 +35,7 @@ from utils.model.profiles import PROFILES, get_profile
 from utils.scripts.record import ADAPTER
 from utils.setup import machine
 
+VLLM = "vllm+transformers"
 REPEATS = 5
 ROUNDS = 3  # of a real model
 CAP = 200  # tokens of its completions
@@ -82,17 +88,43 @@ def embedded():
         print(f"{who:8} {len(test):,} greedy, same texts: {spread(seconds[True], 's')}, {spread(seconds[False], 's')}")
 
 
-def real(model):
+@contextmanager
+def never_ending():
+    """No completion ends before the cap: no token has the number that is looked for, and vLLM looks for none."""
+    patches = [patch("utils.model.policy.end_tokens", lambda model, tokenizer: [model.config.vocab_size])]
+    if os.environ.get("GRPO_ENGINE") == VLLM:
+        import vllm
+
+        patches = [
+            patch("utils.model.policy.end_tokens", lambda model, tokenizer: []),
+            patch.object(vllm, "SamplingParams", partial(vllm.SamplingParams, ignore_eos=True)),
+        ]
+    with ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        yield
+
+
+def real(model, python):
     questions = load_questions("gsm8k", "train")[:QUESTIONS]
     policy = load_policy(get_profile("laptop", model).replace(max_completion_tokens=CAP))
-    cap, dtype, parameters = policy.profile.max_completion_tokens, policy.model.dtype, policy.model.num_parameters()
-    print(f"{machine()}, {torch.get_num_threads()} threads; {parameters:,} parameters in {dtype}")
-    never = [policy.model.config.vocab_size]  # no token has this number
-    with patch("utils.model.policy.end_tokens", lambda model, tokenizer: never):
-        rates(replace(policy, profile=policy.profile.replace(max_completion_tokens=1)), questions, GROUP, 1)  # warms up
+    one = replace(policy, profile=policy.profile.replace(max_completion_tokens=1))
+    with never_ending():
+        if policy.engine == VLLM:  # this is the process that `python` started
+            timed(one, questions, 1.0, GROUP, True)
+            found = [timed(policy, questions, 1.0, GROUP, True)[:2] for _ in range(ROUNDS)]
+            print(f"vLLM {spread([tokens / seconds for seconds, tokens in found], 'tokens/s')}", flush=True)
+            return
+        dtype, parameters = policy.model.dtype, policy.model.num_parameters()
+        print(f"{machine()}, {torch.get_num_threads()} threads; {parameters:,} parameters in {dtype}")
+        rates(one, questions, GROUP, 1)  # warms up
         found = rates(policy, questions, GROUP, ROUNDS)
-    print(f"{QUESTIONS} prompts x {GROUP} completions of {cap} tokens, {ROUNDS} times in turn")
-    print_rates(found)
+        print(f"{QUESTIONS} prompts x {GROUP} completions of {CAP} tokens, {ROUNDS} times in turn")
+        print_rates(found)
+        if python:
+            command = [python, "-m", "tests.benchmarks.decoding", "--model", model]
+            subprocess.run(command, env=os.environ | {"GRPO_ENGINE": VLLM}, check=True)
+            print_rates(rates(policy, questions, GROUP, ROUNDS))
     arithmetic, reading = matmul_rate(dtype), read_rate()
     weights = sum(parameter.nbytes for parameter in policy.model.parameters())
     floors = {
@@ -129,8 +161,9 @@ def matmul_rate(dtype):
 def main(argv=None):
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="folder, .gguf file or hub name of a real model; needs GSM8K")
+    parser.add_argument("--vllm", metavar="PYTHON", help="also ask vLLM, in the environment of this python")
     args = parser.parse_args(argv)
-    real(args.model) if args.model else embedded()
+    real(args.model, args.vllm) if args.model else embedded()
 
 
 if __name__ == "__main__":

@@ -221,7 +221,9 @@ def build_parser() -> ArgumentParser:
         help="holds completions.jsonl; a line needs question, gold and completion",
     )
 
-    notebooks = add("notebooks", "re-execute the committed notebooks on profile tiny")
+    notebooks = add(
+        "notebooks", "re-execute the committed notebooks on profile tiny, and make those with the solutions"
+    )
     notebooks.add_argument("--write", action="store_true", required=True, help="save the outputs in notebooks/")
     return parser
 
@@ -448,9 +450,10 @@ def run_series(output: Path) -> dict[str, Any]:
 def write_notebooks(args: Namespace) -> None:
     """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run.
 
-    Before that, the repository's address and tag are written into everything that names them.
+    Before that, the repository's address and tag are written into everything that names them; after it, the notebooks
+    with the solutions.
     """
-    from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin
+    from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin, write_solutions
 
     with in_use(ROOT / "notebooks"), tempfile.TemporaryDirectory() as folder:
         for page in PAGES:
@@ -461,6 +464,7 @@ def write_notebooks(args: Namespace) -> None:
             minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
             write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
             tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
+        write_solutions()
 
 
 def tell(message: str, end: str = "") -> None:

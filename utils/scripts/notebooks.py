@@ -1,10 +1,12 @@
-"""The notebooks as files: execute them headless, and write the series' address into them.
+"""The notebooks as files: execute them headless, write the series' address into them, make those with the solutions.
 
-Every code cell is executed, in order, each notebook in a fresh kernel.
+Every code cell is executed, in order, each notebook in a fresh kernel. A notebook of notebooks/solutions is made from
+the student's: the solution that is folded under an exercise stands in the place of its stub.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import time
@@ -19,6 +21,9 @@ from nbclient.exceptions import CellExecutionError
 from utils.files import ROOT, write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = ROOT / "notebooks" / "solutions"
+CHECK = "print(check_"  # how the last line of an exercise begins; what stands above it in the cell is the learner's
+SOLUTION = re.compile(r"<details><summary>Solution.*?```python\n(.*?)\n```", re.DOTALL)
 MACHINE_PATH = re.compile(re.escape(str(ROOT)) + r"/?|" + re.escape(str(Path.home())))
 
 
@@ -76,6 +81,45 @@ def execute(source: Path, target: Path, environment: dict[str, str], progress: C
     finally:
         write_text(target, nbformat.writes(clean(notebook)))
     return time.perf_counter() - start
+
+
+def exercises(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNode, str]]:
+    """The cells that hold an exercise, each with the solution that is folded under it.
+
+    Raises:
+        ValueError: an exercise without a solution.
+    """
+    found = []
+    for i, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and f"\n{CHECK}" in cell.source:
+            folded = SOLUTION.search(notebook.cells[i + 1].source)
+            if folded is None:
+                raise ValueError(f"no solution is folded in the cell that follows {cell.source!r}")
+            found.append((cell, folded[1]))
+    return found
+
+
+def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy for notebooks/solutions: every exercise solved, no outputs, links and badge from there."""
+    made = nbformat.from_dict(copy.deepcopy(notebook))
+    for cell, solution in exercises(made):
+        cell.source = f"{solution}\n\n\n{cell.source[cell.source.index(CHECK) :]}"
+    for cell in made.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        else:
+            cell.source = re.sub(
+                r"(/blob/[^/]+/notebooks/)(?=\d)", r"\1solutions/", cell.source.replace("](../", "](../../")
+            )
+    made.cells[0].source = made.cells[0].source.replace("\n", " (solutions)\n", 1)
+    return made
+
+
+def write_solutions(folder: Path = SOLUTIONS) -> None:
+    """Make the notebooks with the solutions from those of the students."""
+    folder.mkdir(exist_ok=True)
+    for path in NOTEBOOKS:
+        write_text(folder / path.name, nbformat.writes(with_solutions(nbformat.read(path, as_version=4))))
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
