@@ -1,4 +1,4 @@
-"""What the tests of the exercises' checks share: the solution that a notebook folds, and how a check is held to its word.
+"""What the tests of the exercises' checks share: the solution a notebook folds, and how a check is held to its word.
 
 A check must say "solved" to the given solution, every time, and "not yet" to every wrong one: at least three mistakes
 that learners make and two ways of gaming it.
