@@ -1,6 +1,7 @@
 """The proof for a GPU, on a CPU at a small shape: everything but the CUDA calls, whose answers are acted."""
 
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -321,6 +322,35 @@ def test_the_embedded_model_is_compared_with_the_recorded_runs(tmp_path):
     page = (tmp_path / "gpu.md").read_text()
     after = summary["recorded"][0]["trained"]["strict"]["rate"]
     assert page.count(f"| 0 | 58.8% | {100 * after:.1f}% |") == 1 and "Within three standard deviations" in page
+
+
+@pytest.mark.slow
+@no_gpu
+def test_a_real_model_is_trained_in_as_many_calls_as_it_takes(tmp_path):
+    """The embedded weights stand for real ones; its dataset for GSM8K."""
+    changes = dict(dataset="tiny", dtype="float32", prompt="words", solution_steps=None, max_prompt_tokens=128)
+    changes |= dict(steps=2, prompts_per_step=2, group_size=4, micro_batch=8, max_completion_tokens=48, save_every=1)
+    folder, path = tmp_path / "real", tmp_path / "parts" / "real.json"
+    model = PROFILES["tiny"].model
+    summary = prove.prove_real(model, folder, path, limit=8, **changes | dict(steps=1))
+    assert summary["n_test"] == 8 and summary["train_steps"] == 1
+    asked = (folder / "base" / "completions.jsonl").read_bytes()
+    shutil.rmtree(folder / "trained")
+    again = prove.prove_real(model, folder, path, limit=8, **changes)
+    assert again["train_steps"] == 2 and again["base"] == summary["base"] and again["model"].endswith("tiny_model")
+    assert (folder / "base" / "completions.jsonl").read_bytes() == asked, "answered questions are not asked again"
+    record = report.collect(tmp_path)
+    assert record["real"]["trained"] == again["trained"] and not record["engines"]
+    page = (tmp_path / "gpu.md").read_text()
+    assert "tiny_model, trained here" in page and "8 test questions, greedy:" in page and "2 steps in" in page
+
+
+def test_a_real_model_is_asked_for_by_shape_and_folder(monkeypatch, capsys):
+    for arguments in (["--shape", "real"], ["--model", "somewhere"]):
+        monkeypatch.setattr(sys, "argv", ["prove", "--output", "x", *arguments])
+        with pytest.raises(SystemExit):
+            prove.main()
+        assert "--shape real and --model FOLDER go together" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------- report

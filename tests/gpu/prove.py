@@ -2,11 +2,19 @@
 
     python -m tests.gpu.prove --output DIR                        # 3B, 0.5B and the embedded model
     python -m tests.gpu.prove --output DIR --shape small            # the script alone, on any CPU
+    GSM8K_DIR=… python -m tests.gpu.prove --output DIR --shape real --model MODEL     # real weights, from first to last
 
 For a machine with a GPU and no network: the weights are random, see stand_in.py; packages that are missing there come
 along with `python -m tests.gpu.wheels`. The GPU is made to look like a T4 (`ROOM`) by holding the rest of its memory,
 because Unsloth sizes its chunks by what is free. An engine that runs out of memory there is measured again on the whole
 GPU. Shape `tiny` trains the embedded model to the end and compares its accuracy with the runs recorded on a CPU.
+
+Shape `real` asks MODEL, a folder of real weights, all of GSM8K's test split, trains it as the profile laptop does and
+asks it again; what a call is cut off at, the next one goes on with. Weights travel in pieces where only small files do:
+
+    tar -cC MODEL . | split -b 56M - runs/pieces/                    # here: one call each brings a piece there and
+    cat runs/pieces/aa >> /tmp/model.tar                              # joins it; after the last: mkdir /tmp/model
+    tar -xf /tmp/model.tar -C /tmp/model && (cd /tmp/model && sha256sum *)   # and compare with the same here
 
 Each engine's numbers are in DIR/parts, also those of a run that was cut off; DIR/gpu.json and DIR/gpu.md hold them all.
 """
@@ -21,6 +29,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +42,13 @@ from tests.gpu.report import collect
 from tests.gpu.stand_in import CONFIGS, random_model
 from utils.data.questions import load_questions
 from utils.evaluation import report
-from utils.evaluation.evaluate import evaluate
+from utils.evaluation.evaluate import Verdict, evaluate
+from utils.evaluation.protocol import local_name
 from utils.files import ROOT, write_json
-from utils.model.policy import load_policy
-from utils.model.profiles import PROFILES
+from utils.model.policy import Policy, load_policy
+from utils.model.profiles import PROFILES, get_profile
 from utils.scripts import record
+from utils.scripts.commands import counter
 from utils.setup import machine, versions
 from utils.training.grpo import train
 from utils.training.memory import GIB
@@ -138,6 +149,42 @@ def prove_tiny(path: Path, limit: int | None = None, **changes: Any) -> dict[str
     return summary
 
 
+def prove_real(model: str, folder: Path, path: Path, limit: int | None = None, **changes: Any) -> dict[str, Any]:
+    """Measure a real model, train it as the profile laptop does, measure it again; a call goes on with the last.
+
+    Args:
+        model: a folder of weights, as `--model` takes it.
+        folder: keeps the answers, checkpoints and adapter between calls.
+        limit, changes: as in `prove_tiny`.
+    """
+    profile = get_profile("laptop", model).replace(**changes)
+    questions, asked = load_questions(profile.dataset, "test")[:limit], {}
+
+    def answers(who: str, policy: Policy) -> list[Verdict]:
+        start = time.perf_counter()
+        verdicts = evaluate(policy, questions, counter(who), folder / who)
+        asked[f"{who}_seconds"] = round(time.perf_counter() - start, 1)  # of this call
+        return verdicts
+
+    policy = load_policy(profile)
+    base = answers("base", policy)
+    result = train(profile, folder / "run", seed=0, resume=True)
+    trained = answers("trained", load_policy(profile, result.adapter))
+    summary = report.summarise("laptop", versions(), base, trained, seed=0, train_steps=result.steps)
+    on_gpu = torch.cuda.is_available()
+    summary |= asked | {
+        "shape": "real",
+        "model": local_name(model),
+        "engine": policy.engine,
+        "train_seconds": round(result.seconds, 1),
+        "peak_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,  # of this call
+        "machine": torch.cuda.get_device_name() if on_gpu else machine(),
+        "about": about(),
+    }
+    write_json(path, summary)
+    return summary
+
+
 def choices(allowed: tuple[str, ...]) -> Any:
     """An argparse type: a comma-separated list out of `allowed`."""
 
@@ -155,16 +202,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the record")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each engine (default 10)")
     parser.add_argument("--engines", type=choices(ENGINES), default=list(ENGINES))
-    shapes = (*CONFIGS, "tiny")
+    parser.add_argument("--model", help="folder of a real model, for --shape real")
+    shapes = (*CONFIGS, "tiny", "real")
     parser.add_argument("--shape", type=choices(shapes), default=["qwen2.5-3b", "qwen2.5-0.5b", "tiny"])
     args = parser.parse_args()
     on_gpu, parts = torch.cuda.is_available(), (args.output / "parts").absolute()
+    if ("real" in args.shape) != bool(args.model):
+        parser.error("--shape real and --model FOLDER go together")
     print(json.dumps(about()), flush=True)
-    if not on_gpu and set(args.shape) - {"small", "tiny"}:
+    if not on_gpu and set(args.shape) - {"small", "tiny", "real"}:
         sys.exit("skipped: no NVIDIA GPU was found, and the real shapes need one; on a CPU choose --shape small")
     for shape in args.shape:
         if shape == "tiny":
             prove_tiny(parts / "tiny.json")
+            continue
+        if shape == "real":
+            prove_real(args.model, args.output / "real", parts / "real.json")
             continue
         with tempfile.TemporaryDirectory() as model:
             count = random_model(shape, Path(model), "cuda" if on_gpu else "cpu")

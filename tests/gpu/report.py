@@ -14,6 +14,7 @@ from typing import Any
 from tests.gpu.meter import PHASES
 from utils.files import write_json, write_text
 from utils.model.profiles import Profile
+from utils.stats import p_value, percent
 from utils.training.memory import GIB, memory_model, peak, size
 
 GOAL = 14 * GIB  # of a T4's 14.6 GiB
@@ -190,7 +191,26 @@ def page(record: dict[str, Any]) -> str:
         lines += ["", f"## {part['shape']}, {part['engine']}: failed", "", "```", part["error"], "```"]
     if tiny := record["tiny"]:
         lines += ["", "## The embedded model, trained here and on a CPU", "", *tiny_lines(tiny)]
+    if real := record["real"]:
+        lines += ["", f"## {real['model']}, trained here", "", *real_lines(real)]
     return "\n".join(lines) + "\n"
+
+
+def real_lines(real: dict[str, Any]) -> list[str]:
+    """A real model before and after, with what it took."""
+    lines = ["| | strict | lenient | format | truncated |", "|---|---|---|---|---|"]
+    for who in ("base", "trained"):
+        cells = (percent(real[who][mark]) for mark in ("strict", "lenient", "format", "truncated"))
+        lines.append(f"| {who} | {' | '.join(cells)} |")
+    flips = real["flips"]
+    return [
+        *lines,
+        "",
+        f"{real['n_test']:,} test questions, greedy: {flips['fixed']} fixed, {flips['broken']} broken, McNemar "
+        f"{p_value(real['mcnemar_p'])}. Engine {real['engine']} on {real['machine']}: {real['train_steps']} steps in "
+        f"{real['train_seconds']:.0f} s, at the peak {shown(real['peak_bytes'])}; the last call asked the base model "
+        f"for {real['base_seconds']:.0f} s, the trained one for {real['trained_seconds']:.0f} s.",
+    ]
 
 
 def tiny_lines(tiny: dict[str, Any]) -> list[str]:
@@ -218,7 +238,8 @@ def collect(folder: Path) -> dict[str, Any]:
         "commands": sorted({part["about"]["command"] for part in parts}),
         "goal_bytes": GOAL,
         "not_proven": NOT_PROVEN,
-        "engines": [part for part in parts if part["shape"] != "tiny"],
+        "engines": [part for part in parts if part["shape"] not in ("tiny", "real")],
+        "real": next((part for part in parts if part["shape"] == "real"), None),
         "tiny": next((part for part in parts if part["shape"] == "tiny" and not part.get("error")), None),
         "failures": [part for part in parts if part.get("error")],
     }
