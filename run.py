@@ -73,13 +73,13 @@ def test_arguments(args: Namespace) -> list[str]:
     """pytest's arguments; where no file is named, the tests are shared between the cores."""
     if args.engines and (args.fast or "-m" in args.pytest):
         raise Failure("--engines is -m engines in an environment of its own; leave out --fast and -m")
-    if args.engines:
-        return ["-m", "engines", *(args.pytest or ["tests/engines"])]
     if args.fast and "-m" in args.pytest:
         raise Failure(f"--fast is -m '{FAST}'; give one of the two, or write both into one -m")
     values = {i + 1 for i, argument in enumerate(args.pytest) if argument in ("-k", "-m")}
     places = [argument.partition("::")[0] for i, argument in enumerate(args.pytest) if i not in values]
     named = any((ROOT / place).exists() for place in places)
+    if args.engines:
+        return ["-m", "engines", *args.pytest, *([] if named else ["tests/engines"])]
     workers = [] if named else ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     return [*workers, *(["-m", FAST] if args.fast else []), *args.pytest]
 

@@ -266,8 +266,12 @@ def test_engines_are_tested_in_an_environment_of_their_own(project, machine, mon
     assert machine.commands[-1] == ["-m", "pytest", "-m", "engines", "tests/engines"]
     assert not run.VENV.exists() and (run.ENGINES_VENV / run.STAMP.name).is_file()
     before = len(machine.commands)
+    (project / "tests" / "engines").mkdir(parents=True)
+    (project / "tests" / "engines" / "test_vllm.py").touch()
     assert run.main(["test", "--engines", "tests/engines/test_vllm.py", "-x"]) == 0
     assert machine.commands[before:] == [["-m", "pytest", "-m", "engines", "tests/engines/test_vllm.py", "-x"]]
+    assert run.main(["test", "--engines", "-k", "cap"]) == 0
+    assert machine.commands[-1] == ["-m", "pytest", "-m", "engines", "-k", "cap", "tests/engines"]
 
 
 def test_engines_that_could_not_be_installed_are_installed_again(project, machine, monkeypatch, capsys):
