@@ -31,6 +31,16 @@ def rows_of(name):
         return list(csv.DictReader(file))
 
 
+def test_the_pictures_are_drawn_from_what_is_stored_and_say_its_numbers():
+    profile = profile_step.figure_of(rows_of("step_profile.csv")).axes[0]
+    said = {text.get_text() for text in profile.texts}
+    assert {"0.920", "0.199", "0.018", "0.024"} <= said and {"whole step", *profile_step.PARTS} <= {
+        label.get_text() for label in profile.get_yticklabels()
+    }
+    cost = speed.step_cost_figure([row for row in rows_of("speed.csv") if row["part"] == "step_cost"])
+    assert [axes.get_title().split(":")[0] for axes in cost.axes] == [f"{n} times as much" for n in (16, 16, 8)]
+
+
 # ------------------------------------------------------------------------------------------------ stock
 
 

@@ -2,4 +2,6 @@
 
 checks         what all of them use: the learner's function is called with care, and what is wrong is said
 start          00
+from_scratch   03
+grpo_training  04
 """

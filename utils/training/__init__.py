@@ -6,5 +6,6 @@ checkpoints  which can be gone on from, and their mirror
 watch        live table, alarms, "why is my loss 0"
 preflight    will it run here, and does the token cap fit?
 memory       what a step takes, by part
+diagrams     pictures of what is trained, and of how a reward reaches a token
 saving       merged weights, GGUF, the hub
 """
