@@ -2,4 +2,6 @@
 
 checks         what all of them use: the learner's function is called with care, and what is wrong is said
 start          00
+data_prep      01
+reward_design  02
 """
