@@ -179,7 +179,8 @@ def check_smallest_cap(smallest_cap: Callable[[list[int], float], Any]) -> None:
 def drawn_lengths(rng: random.Random) -> list[tuple[list[int], float]]:
     """Lengths in tokens with the share that must stay whole; the shares of the first can be met exactly."""
     exact = [(rng.sample(range(20, 400, 3), 4 * k), share) for k in (1, 2, 10) for share in (0.25, 0.5, 0.75, 1.0)]
-    repeated = [rng.choice(range(40, 60)) for _ in range(201)]
+    repeated = [rng.randint(30, 40)] * 150 + [rng.randint(41, 60) for _ in range(51)]
+    rng.shuffle(repeated)
     return [
         *exact,
         *((repeated, share) for share in (0.1, 0.6, 0.9)),
