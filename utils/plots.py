@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -109,7 +110,7 @@ def histogram(groups: dict[str, Sequence[float]], title: str, x: str, cap: float
         axes.hist(values, edges, color=colour, alpha=0.6, label=name)
     if cap is not None:
         axes.axvline(cap, color=RED, linestyle="--", label=f"cap {cap:g}")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -176,6 +177,29 @@ def accuracy_by(table: dict[str, dict[str, dict[str, float]]], title: str, x: st
     axes.set_xlim(-0.6, len(table) - 0.4)
     axes.set_ylim(-3, 103)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def rewards_and_advantages(groups: dict[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Groups of completions side by side: what each was paid, and the advantage that came of it.
+
+    Args:
+        groups: name -> rewards and advantages of its completions, of one length.
+    """
+    figure = Figure(figsize=(3 * len(groups), 3.2), layout="constrained")
+    for k, (name, series) in enumerate(groups.items(), start=1):
+        title = f"{name}\nmean {fmean(series[0]):.3g}, standard deviation {stdev(series[0]):.2g}"
+        axes = new_axes(figure, 1, len(groups), k, title=title, x="completion", y="" if k > 1 else "reward, advantage")
+        for side, values, colour, label in zip((-0.2, 0.2), series, (GREY, BLUE), ("reward", "advantage"), strict=True):
+            drawn = axes.bar([i + side for i in range(1, len(values) + 1)], values, 0.36, color=colour, label=label)
+            axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8, color=colour)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.set_xticks(range(1, len(series[0]) + 1))
+        low, high = (f(v for pair in groups.values() for values in pair for v in values) for f in (min, max))
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+        if not any(series[1]):
+            axes.text(0.5, 0.75, "dead: no completion\nis better than its group", ha="center", transform=axes.transAxes)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
