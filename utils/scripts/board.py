@@ -134,7 +134,7 @@ def judged_apart(path: Path, seed: int, tell: Callable[[str], None]) -> dict[str
     worker = context.Process(target=_judge, args=(path, seed, theirs))
     worker.start()
     theirs.close()
-    doing, limit_s, found = "loading it", LOAD_LIMIT_S, "hangs; look for a loop without end"
+    doing, limit_s, found = "starting Python", STEP_LIMIT_S, "hangs; look for a loop without end"
     try:
         while ours.poll(limit_s + GRACE_S):
             said = ours.recv()
@@ -165,6 +165,7 @@ def _judge(path: Path, seed: int, pipe: Any) -> None:
 
 def _measured(path: Path, seed: int, say: Callable[[str, float], None]) -> dict[str, Any]:
     """Check, bench and train the rewards of a file."""
+    say("loading it", LOAD_LIMIT_S)
     rewards = check_rewards(path, lambda name: say(f"checking {name}", LIMIT_S))
     say("benching it", 2 * LIMIT_S)
     as_trl_does = {_on_messages(function): weight for function, weight in rewards.items()}

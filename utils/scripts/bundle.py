@@ -200,13 +200,14 @@ def resolve(uv: list[str], pip: list[str], system: str, python: str, scratch: Pa
     write_text(wanted, "".join(f"{name}=={version}\n" for name, version in pins.items()))
     command = [*uv, "pip", "compile", "-q", "--only-binary", ":all:", "--format", "pylock.toml", "-o", str(lock)]
     command += ["--python-platform", TARGETS[system], "--python-version", python, *index_settings(pip), str(wanted)]
-    env = os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}
+    env, reasons = os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}, []
     for more in [[], ["--torch-backend", "cpu"]] if system == "Linux" else [[]]:
         lock.unlink(missing_ok=True)
         done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, encoding="utf-8")
         if done.returncode == 0:
             return Part(system, python, tuple(locked(tomllib.loads(lock.read_text(encoding="utf-8")), system, python)))
-    return Part(system, python, missing=last_line(done.stderr))
+        reasons.append(last_line(done.stderr))
+    return Part(system, python, missing="; and from torch's CPU index: ".join(reasons))
 
 
 def index_settings(pip: list[str]) -> list[str]:
