@@ -2,8 +2,8 @@
 
 checks         what all of them use: the learner's function is called with care, and what is wrong is said
 start          00
-from_scratch   03
-grpo_training  04
 data_prep      01
 reward_design  02
+from_scratch   03
+grpo_training  04
 """
