@@ -121,7 +121,10 @@ def test_exercise_3():
             "the setting among the numbers": (lambda size: made(size, scale_rewards="none"), "goes into settings"),
             "a field that does not exist": (lambda size: made(size, prompts=8), "cannot be used"),
             "settings that are no dictionary": (lambda size: Arm("mine", "", settings="none"), "are dictionaries"),
-            "rewards that are none": (lambda size: Arm("mine", "", made(size).profile, {}, {"x": 1}), "cannot be used"),
+            "rewards that are none": (
+                lambda size: Arm("mine", "", made(size).profile, made(size).settings, {"x": 1}),
+                "cannot be used",
+            ),
             "another loss besides": (lambda size: made(size, {"loss_type": "grpo"}), "something besides"),
             "another rate besides": (lambda size: made(size, learning_rate=1e-3), "something besides"),
             "one name for all": (lambda size: Arm("mine", "", made(size).profile, made(size).settings), "rows go by"),
