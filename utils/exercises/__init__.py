@@ -6,4 +6,5 @@ data_prep      01
 reward_design  02
 from_scratch   03
 grpo_training  04
+experiments    06
 """

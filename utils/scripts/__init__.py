@@ -9,4 +9,5 @@ prompts      compare system prompts on a real model
 record       make the recorded runs and the bank
 real        measure and train a real model, in any number of sittings
 experiments  run the experiments and write FINDINGS.md
+series       how long each notebook takes to read, and the map of the series
 """

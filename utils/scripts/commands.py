@@ -486,9 +486,10 @@ def write_notebooks(args: Namespace) -> None:
     """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run.
 
     Before that, the repository's address and tag are written into everything that names them; after it, the notebooks
-    with the solutions.
+    with the solutions, and the map of the series with the new minutes.
     """
     from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin, write_solutions
+    from utils.scripts.series import write_map
 
     with in_use(ROOT / "notebooks"), tempfile.TemporaryDirectory() as folder:
         for page in PAGES:
@@ -500,6 +501,7 @@ def write_notebooks(args: Namespace) -> None:
             write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
             tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
         write_solutions()
+        write_map()
 
 
 def workshop(args: Namespace) -> None:
