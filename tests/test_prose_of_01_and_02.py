@@ -11,9 +11,9 @@ from utils.data.audit import WRONG_LABELS, leaks
 from utils.data.prompts import PROMPTS
 from utils.data.tiny_world import SPLIT_SIZES, TOPICS
 from utils.experiments.short_run import HELD_OUT, PROFILE
-from utils.files import ROOT
+from utils.files import ROOT, read_json, read_jsonl
 from utils.rewards.bank import load_bank, part_scores
-from utils.rewards.functions import correctness_reward, format_reward, working_metric
+from utils.rewards.functions import correctness_reward, format_reward, group_advantages, total_reward, working_metric
 
 
 class Page:
@@ -57,12 +57,13 @@ def numbers(text):
 def facts(page):
     """{what is counted: [cited in train, cited in test, counted here in test, first row]}"""
     lines = page.printed("first at test row").splitlines()
-    return {line[:37].strip(): line[37:].split() for line in lines[1:] if line and not line.startswith("of the")}
+    return {line[:37].strip(): line[37:].split() for line in lines[1:]}
 
 
 def test_01_counts_what_it_cites(data):
     counted = facts(data)
-    assert len(counted) == 8 and all(cited == here for _, cited, here, _ in counted.values())
+    of_questions = [cells for cells in counted.values() if len(cells) == 4]
+    assert len(of_questions) == 8 and all(cited == here for _, cited, here, _ in of_questions)
     assert data.says("What is counted here equals what is cited")
     assert not any("not loaded" in str(cell) for cell in data.cells)
     train, test, *_ = counted["rows"]
@@ -70,8 +71,7 @@ def test_01_counts_what_it_cites(data):
     assert [int(n.replace(",", "")) for n in (train, test)] == [SPLIT_SIZES["train"], SPLIT_SIZES["test"]]
     assert data.says("Every gold is a whole number") and counted["gold is not a whole number"][:3] == ["0"] * 3
     assert data.says("commas, minus signs and missing annotations are all there, in both splits")
-    common = [counted["gold written with a comma"][:2], counted["negative gold"][:2]]
-    common += [re.findall(r"\d+", re.search(r"'no annotation at all': \[(.*?)\]", data.printed("first at test"))[1])]
+    common = [counted[fact][:2] for fact in ("gold written with a comma", "negative gold", "no annotation at all")]
     assert all(0 < int(n) for two in common for n in two)
     assert data.says("None of them is frequent")
     assert all(
@@ -236,8 +236,6 @@ def test_02_tells_what_the_classic_set_pays(design):
 def test_02_tells_what_advantages_come_out(design):
     table = {line.split()[0]: numbers(line) for line in design.printed("by_hand = [").splitlines()}
     assert sum(line[-1] for line in table.values()) == pytest.approx(0) and table["careful"][-1] > table["untagged"][-1]
-    from utils.rewards.functions import group_advantages
-
     a, b, c = (group_advantages(group, 4) for group in ([1.0, 0, 0, 0], [0.2, 0, 0, 0], [0.2] * 4))
     assert design.says("is paid five times what that of (b) is paid, and their advantages are the same")
     assert [f"{x:.2f}" for x in a] == [f"{x:.2f}" for x in b] and a[0] > 0
@@ -308,3 +306,16 @@ def test_02_tells_what_the_bank_holds(design):
     assert design.says(f"of the clean ones {among(right, 1):.0%} are right, of the others {among(right, 0):.0%}")
     assert design.says(f"nearly all worked out ({among(working, 0):.0%} write a sum)")
     assert design.says(f"more than half of the clean ones are guesses ({1 - among(working, 1):.0%} write none)")
+
+
+def test_02_tells_what_follows_from_its_exercises(design):
+    cheat = "<reasoning>Hm.</reasoning><answer>0</answer>"
+    assert design.says("Put one word into the reasoning and it earns 0.2 from ours as well")
+    assert total_reward([cheat], gold=["39"]) == [0.2]
+    run = ROOT / "assets" / "runs" / "tiny" / "seed-0"
+    layout = [line["rewards/format_reward/mean"] for line in read_jsonl(run / "log.jsonl")]
+    tens = [fmean(layout[start : start + 10]) for start in range(0, len(layout), 10)]
+    assert design.says("at first it pushes the layout down", "in a full run the layout comes back")
+    assert min(tens[:3]) < tens[0] + 0.01 and tens[-1] > 0.97 > tens[0]
+    summary = read_json(run / "summary.json", "")
+    assert summary["trained"]["format"]["rate"] > summary["base"]["format"]["rate"]

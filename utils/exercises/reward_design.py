@@ -75,10 +75,10 @@ def check_right_among(right_among: Callable[[list[float], list[float], float], A
             chosen = [r for r, c in zip(right, clean, strict=True) if c == kept]
             got, wanted = ask(right_among, right, clean, kept), sum(chosen) / len(chosen)
             if not same(got, wanted):
-                both = f"{sum(chosen):g} of {len(chosen)} are right where clean is {kept:g}"
-                reason = likely(got, right, clean, kept)
+                call = f"right_among(right, clean, {kept}) returns {shown(got)}"
                 raise NotYet(
-                    f"{both}, a share of {wanted:.4g}; {call(right_among, right, clean, kept)} is {shown(got)}{reason}"
+                    f"of {len(right)} marks {len(chosen)} have clean = {kept}, and {sum(chosen):g} of those are right, "
+                    f"a share of {wanted:.4g}; {call}{likely(got, right, clean, kept)}"
                 )
 
 
