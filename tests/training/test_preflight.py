@@ -511,7 +511,8 @@ def test_a_long_run_is_announced_with_a_first_look():
     check = verdicts(T4)["time"]
     seconds, _ = preflight.estimate_seconds(T4)
     assert seconds > 3 * 3600 and check.verdict == "warn"
-    assert f"first look set steps to 20, about {seconds * 20 / T4.steps / 60:.0f} minutes" in check.mend
+    assert f"first look, about {seconds * 20 / T4.steps / 60:.0f} minutes, set STEPS = 20" in check.mend
+    assert preflight.duration(20) == "1 minute" and preflight.duration(170) == "3 minutes"
     assert verdicts(T4.replace(steps=20))["time"].verdict == "ok"
 
 

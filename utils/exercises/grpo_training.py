@@ -23,7 +23,7 @@ def made_group(right: Sequence[float], tidy: Sequence[float]) -> dict[str, Any]:
         "completions": [f"completion {i}" for i in range(len(rewards))],
         "rewards": rewards,
         "parts": {"correctness_reward": list(right), "format_reward": list(tidy)},
-        "advantages": group_advantages(rewards, len(rewards)),
+        "advantages": group_advantages(rewards, len(rewards)) if len(set(rewards)) > 1 else [0.0] * len(rewards),
     }
 
 
@@ -99,7 +99,7 @@ def compare_share(dead_share: Callable[[dict[str, Any]], Any], record: dict[str,
 def check_lucky(lucky: Callable[[int], Any]) -> None:
     """Exercise 2: the advantage of the only right completion among G."""
     rng = random.Random()
-    for size in (2, rng.randint(3, 12), rng.randint(13, 100), rng.randint(101, 5_000), rng.randint(10**5, 10**6)):
+    for size in (rng.randint(3, 12), rng.randint(13, 100), rng.randint(101, 5_000), rng.randint(10**5, 10**6), 2):
         wanted, got = (size - 1) / size**0.5, ask(lucky, size)
         if not same(got, wanted, 1e-6):
             raise NotYet(f"{call(lucky, size)} should be {wanted:.4f}, got {shown(got)}{lucky_hint(size, got)}")

@@ -219,15 +219,17 @@ def _time(profile: Profile) -> Check:
     if seconds <= LONG_HOURS * 3600:
         return Check("time", found, "ok")
     mend = (
-        f"for a first look set steps to {FIRST_LOOK}, about {duration(seconds * FIRST_LOOK / profile.steps)}; for the "
-        f"whole run plan to resume: a free session ends after {SESSION_HOURS} hours at the latest"
+        f"for a first look, about {duration(seconds * FIRST_LOOK / profile.steps)}, set STEPS = {FIRST_LOOK} (in a "
+        f"terminal --max-steps {FIRST_LOOK}); for the whole run plan to resume: a free session ends after "
+        f"{SESSION_HOURS} hours at the latest"
     )
     return Check("time", found, "warn", mend)
 
 
 def duration(seconds: float) -> str:
-    """Hours, or minutes up to an hour and a half, e.g. "84 minutes"."""
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+    """Hours, or minutes up to an hour and a half, e.g. "84 minutes"; less than one counts as one."""
+    minutes = max(1, round(seconds / 60))
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{minutes} minute{'s' * (minutes > 1)}"
 
 
 # --------------------------------------------------------------------------------------------- tables
