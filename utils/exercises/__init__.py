@@ -2,4 +2,6 @@
 
 checks         what all of them use: the learner's function is called with care, and what is wrong is said
 start          00
+by_hand        GRPO in pieces that can be replaced, compared with TRL, and what a run looks like
+bug_hunt       the bug hunt of the workshop
 """
