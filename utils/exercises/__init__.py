@@ -7,4 +7,6 @@ reward_design  02
 from_scratch   03
 grpo_training  04
 experiments    06
+by_hand        GRPO in pieces that can be replaced, compared with TRL, and what a run looks like
+bug_hunt       the bug hunt of the workshop
 """

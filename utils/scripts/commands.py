@@ -488,13 +488,13 @@ def write_notebooks(args: Namespace) -> None:
     Before that, the repository's address and tag are written into everything that names them; after it, the notebooks
     with the solutions, and the map of the series with the new minutes.
     """
-    from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin, write_solutions
+    from utils.scripts.notebooks import PAGES, WITH_EXERCISES, addressed, execute, origin, write_solutions
     from utils.scripts.series import write_map
 
     with in_use(ROOT / "notebooks"), tempfile.TemporaryDirectory() as folder:
         for page in PAGES:
             write_text(page, addressed(page.read_text(encoding="utf-8"), *origin()))
-        for notebook in NOTEBOOKS:
+        for notebook in WITH_EXERCISES:
             written = Path(folder) / notebook.name
             seconds = execute(notebook, written, EMBEDDED | {"GRPO_RUN_DIR": folder}, tell)
             minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
