@@ -113,6 +113,18 @@ def test_the_flips_of_five_alike(base, trained):
 
 # ------------------------------------------------------------------------------------------- the matrix
 
+
+def test_differences_stand_beside_no_difference():
+    rows = {"few": {"points": 0.05, "low": -0.01, "high": 0.11}, "many": {"points": 0.05, "low": 0.03, "high": 0.07}}
+    figure = drawn(pictures.differences_figure(rows))
+    (axes,) = figure.axes
+    assert texts(axes) == [f"+5.0  [{MINUS}1.0, +11.0]", "+5.0  [+3.0, +7.0]"] and not overlaps(figure, axes)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["few", "many"]
+    ends = [[round(x) for x in bar.get_paths()[0].vertices[:, 0]] for bar in axes.collections]
+    assert ends == [[-1, 11], [3, 7]] and axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert [to_hex(bar.get_color()[0]).upper() for bar in axes.collections] == [GREY, BLUE]
+
+
 MOVED = {
     (RIGHT, RIGHT): 604,
     (RIGHT, "no tag"): 20,

@@ -164,6 +164,26 @@ def _change(count: int) -> str:
     return f"+{count:,}" if count > 0 else f"\N{MINUS SIGN}{-count:,}" if count < 0 else "0"
 
 
+def differences_figure(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Differences of two rates with their 95% intervals, one below the other, beside the line of no difference.
+
+    Args:
+        rows: name -> {"points", "low", "high"}, shares, as `evaluate.compare` gives them.
+    """
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.45 * len(rows)), layout="constrained")
+    axes = new_axes(figure, title="", x="difference, with its 95% interval [points]", y="", grid="x")
+    axes.axvline(0, color="black", linewidth=1)
+    for y, row in enumerate(rows.values()):
+        points, low, high = (100 * row[part] for part in ("points", "low", "high"))
+        colour = GREY if low <= 0 <= high else BLUE
+        axes.errorbar(points, y, xerr=[[points - low], [high - points]], fmt="o", color=colour, capsize=5)
+        text = f"{_signed(row['points'])}  [{_signed(row['low'])}, {_signed(row['high'])}]"
+        axes.text(points, y - 0.14, text, ha="center", va="bottom", fontsize=9)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.6, -0.7)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------------- the matrix
 
 
