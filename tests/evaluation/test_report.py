@@ -72,7 +72,7 @@ def test_the_report_needs_nothing_else_and_runs_nothing(written):
     assert "http" not in text and not re.search(r"(src|href)=['\"](?!data:)", text)
     assert "<script" not in text and "<img src=x" not in text
     assert text.count("&lt;script&gt;") >= 4, "of a question, of both models' answers, of the prompt"
-    assert "teaching model" in text and "1 fixed, 1 broken" in text
+    assert "teaching model" in text and "1 fixed, 1 broken" in text and "Had training made no difference" in text
 
 
 def test_the_report_says_how_it_was_measured_and_what_it_does_not_prove(written):
@@ -121,15 +121,15 @@ def test_a_base_alone_is_summed_up_too():
         (0.8, "come as often as not."),
     ],
 )
-def test_the_test_is_told_in_words(written, p, said):
+def test_the_test_is_told_in_words(p, said):
     assert said in chance_text({"mcnemar_p": p})
-    assert "the flips alone" in written()[1]
 
 
 def test_the_gain_is_split_in_the_page_and_on_the_card(written):
     told = "By layout 0 fixed and 0 broken, where only one answer shows working 0 and 0, by arithmetic 1 and 1."
-    assert told in written()[1] and told in model_card(summary())
-    assert all(f"<li>{name}: {meaning}</li>" in written()[1] for name, meaning in CHANGES.items())
+    text = written()[1]
+    assert told in text and told in model_card(summary())
+    assert all(f"<li>{name}: {meaning}</li>" in text for name, meaning in CHANGES.items())
     old = summary() | {"gain": {"format_fixed": 0, "maths_fixed": 1, "broken": 1}}
     assert "By layout" not in model_card(old), "of a run before the split was three"
 
