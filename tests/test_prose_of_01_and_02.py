@@ -11,7 +11,7 @@ from utils.data.audit import WRONG_LABELS, leaks
 from utils.data.prompts import PROMPTS
 from utils.data.tiny_world import SPLIT_SIZES, TOPICS
 from utils.experiments.short_run import HELD_OUT, PROFILE
-from utils.files import ROOT, read_json, read_jsonl
+from utils.files import ROOT, read_json
 from utils.rewards.bank import load_bank, part_scores
 from utils.rewards.functions import correctness_reward, format_reward, group_advantages, total_reward, working_metric
 
@@ -21,7 +21,8 @@ class Page:
 
     def __init__(self, name):
         self.cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-        self.prose = " ".join(" ".join(c.source for c in self.cells if c.cell_type == "markdown").split())
+        markdown = "\n".join(c.source for c in self.cells if c.cell_type == "markdown")
+        self.prose = " ".join(re.sub("^> ", "", markdown, flags=re.M).split())
 
     def says(self, *sentences):
         missing = [sentence for sentence in sentences if sentence not in self.prose]
@@ -97,7 +98,7 @@ def test_01_cites_the_train_split_as_it_is(data):
 
 
 def test_01_shows_the_wrong_labels_where_the_rows_are_at_hand(data):
-    told = " ".join(data.printed("WRONG_LABELS").split())
+    told = " ".join(data.printed("for label in WRONG_LABELS").split())
     for label in WRONG_LABELS:
         here = f" (so it is here: {label.printed})" if label.split == "test" else ""
         assert f"{label.split} row {label.row}, gold {label.printed}{here}," in told, label
@@ -283,7 +284,7 @@ def test_02_tells_how_the_short_runs_end(design):
     assert alone["strict"] < 0.5 * before["strict"]
     assert design.says("the classic set, with all its defects, gains strict accuracy *faster* than our default")
     assert classic["strict"] > default["strict"] > before["strict"]
-    assert design.says("whose layout even falls while its lenient accuracy rises")
+    assert design.says("whose layout even falls while its lenient accuracy rises", "at first it pushes the layout down")
     assert default["format"] < before["format"] and default["lenient"] > before["lenient"]
     assert design.says("each judged on 200 held-out ones", "one seed and twenty steps") and (
         HELD_OUT,
@@ -312,10 +313,5 @@ def test_02_tells_what_follows_from_its_exercises(design):
     cheat = "<reasoning>Hm.</reasoning><answer>0</answer>"
     assert design.says("Put one word into the reasoning and it earns 0.2 from ours as well")
     assert total_reward([cheat], gold=["39"]) == [0.2]
-    run = ROOT / "assets" / "runs" / "tiny" / "seed-0"
-    layout = [line["rewards/format_reward/mean"] for line in read_jsonl(run / "log.jsonl")]
-    tens = [fmean(layout[start : start + 10]) for start in range(0, len(layout), 10)]
-    assert design.says("at first it pushes the layout down", "in a full run the layout comes back")
-    assert min(tens[:3]) < tens[0] + 0.01 and tens[-1] > 0.97 > tens[0]
-    summary = read_json(run / "summary.json", "")
-    assert summary["trained"]["format"]["rate"] > summary["base"]["format"]["rate"]
+    summary = read_json(ROOT / "assets" / "runs" / "tiny" / "seed-0" / "summary.json", "")
+    assert design.says("in a full run the layout comes back") and summary["trained"]["format"]["rate"] > 0.99

@@ -1,5 +1,6 @@
 """The checks of notebook 01, held against wrong solutions."""
 
+import random
 import re
 from collections import Counter
 
@@ -21,8 +22,6 @@ NAME = "01_data_prep"
 
 
 def test_every_fault_is_one_and_every_gold_can_be_read():
-    import random
-
     assert [usable(drawn_row(reason, random.Random())) for reason in [*FAULTS, *GOLDS]] == [False] * 8 + [True] * 6
 
 
@@ -102,6 +101,10 @@ def test_exercise_2():
         {
             "a bag of words": (by(lambda q: frozenset(Counter(in_order(q)).items())), "another order"),
             "words sorted": (by(lambda q: tuple(sorted(in_order(q)))), "another order"),
+            "a bag of words, and the numbers in order": (
+                by(lambda q: (tuple(sorted(in_order(q))), tuple(re.findall(r"\d+", q.question)))),
+                "its words stand in another order",
+            ),
             "names masked inside words": (by(lambda q: anywhere.sub("_", q.question.casefold())), "within a word"),
             "names deleted inside words": (by(lambda q: anywhere.sub("", q.question.casefold())), "within a word"),
             "numbers masked": (by(lambda q: re.sub(r"\d+", "", " ".join(in_order(q)))), "accused wrongly"),
@@ -162,6 +165,8 @@ def test_exercise_3():
             "each length once": of_different,
             "the lengths taken as they come": unsorted,
             "by position": lambda lengths, share: sorted(lengths)[int(share * len(lengths))],
+            "by position, less one": lambda lengths, share: sorted(lengths)[int(share * len(lengths)) - 1],
+            "by position, rounded": lambda lengths, share: sorted(lengths)[round(share * len(lengths)) - 1],
             "the share cut off": lambda lengths, share: right(lengths, 1 - share),
             "a list": (lambda lengths, share: [right(lengths, share)], "one number"),
             "the printed number": lambda lengths, share: 83,

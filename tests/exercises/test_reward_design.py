@@ -95,6 +95,6 @@ def test_exercise_3():
             "in per cent": lambda r, c, kept: 100 * right(r, c, kept),
             "rounded": lambda r, c, kept: round(right(r, c, kept), 2),
             "the stub": lambda r, c, kept: 0.0,
-            "nothing": (lambda r, c, kept: None, "is None"),
+            "nothing": (lambda r, c, kept: None, "returns None"),
         },
     )

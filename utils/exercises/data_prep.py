@@ -105,12 +105,13 @@ def planted(rng: random.Random) -> tuple[list[Question], list[Question], list[Qu
     leaked[-1] = made(renamed[-1], leaked[-1].question.upper(), "with other names and in capitals")
 
     drive, other_way = two_drives(rng)
-    train.append(drive)
+    farm, other_farm = two_farms(rng)
+    train += [drive, farm]
     numbers = [q for q in train if len(set(re.findall(r"\d+", q.question))) > 1]
     known = {nameless(q.question) for q in train}
     innocent += [made(q, swapped(q.question), "its numbers stand in another order") for q in rng.sample(numbers, 6)]
     innocent += [made(q, one_more(q.question), "a number of it is another") for q in rng.sample(numbers, 3)]
-    innocent.append(other_way)
+    innocent += [other_way, other_farm]
     return train, leaked, [q for q in innocent if nameless(q.question) not in known]
 
 
@@ -165,6 +166,17 @@ def two_drives(rng: random.Random) -> tuple[Question, Question]:
     )
 
 
+def two_farms(rng: random.Random) -> tuple[Question, Question]:
+    """Two different problems with the same words, and the same numbers in the same order."""
+    hens, ducks, a, b = rng.sample(range(2, 30), 4)
+    text = f"A farm has {hens} {{}} and {ducks} {{}}. Each of the hens lays {a} eggs and each of the ducks {b}."
+    text += " How many eggs is that?"
+    return (
+        Question(text.format("hens", "ducks"), str(hens * a + ducks * b), {}),
+        Question(text.format("ducks", "hens"), str(ducks * a + hens * b), {"how": "its words stand in another order"}),
+    )
+
+
 @check
 def check_smallest_cap(smallest_cap: Callable[[list[int], float], Any]) -> None:
     """Exercise 3: the lowest cap that leaves a share of lengths whole, for lengths and shares drawn afresh."""
@@ -184,7 +196,7 @@ def drawn_lengths(rng: random.Random) -> list[tuple[list[int], float]]:
     return [
         *exact,
         *((repeated, share) for share in (0.1, 0.6, 0.9)),
-        ([rng.randint(300, 900) for _ in range(rng.randint(120, 180))], 0.99),
+        (rng.sample(range(300, 900), rng.randint(151, 190)), 0.99),
         ([rng.randint(20, 90)], 0.5),
     ]
 
