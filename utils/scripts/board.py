@@ -43,7 +43,9 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)  # of the seeds
 STYLE = """
 body { font: 20px/1.4 system-ui, sans-serif; margin: 1.5rem 2rem; color: #1b1b1b; } h1 { margin: 0 0 .5rem; }
 table { border-collapse: collapse; } th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0;
-border-bottom: 1px solid #ddd; } td { overflow-wrap: anywhere; } img { max-width: 100%; height: auto; }
+border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child { min-width: 9rem; } td:first-child, td:last-child { white-space: normal; overflow-wrap: anywhere; }
+td:first-child { max-width: 14rem; } img { max-width: 100%; height: auto; }
 p.lesson { font-size: 1.2em; max-width: 60rem; }
 """
 
@@ -286,7 +288,7 @@ def _change(entries: Sequence[Entry], first: int, second: int) -> str:
 
 
 def table_of(entries: Sequence[Entry]) -> list[list[str]]:
-    """Head and rows of the board."""
+    """Head and rows of the board; a row without results is a name and a sentence."""
     seeds = seeds_of(entries)
     ranks = {seed: places(entries, seed) for seed in seeds}
     head = [
@@ -303,7 +305,7 @@ def table_of(entries: Sequence[Entry]) -> list[list[str]]:
 
 def _cells(entry: Entry, seeds: Sequence[int], ranks: dict[int, dict[str, int]]) -> list[str]:
     if not entry.results:
-        return [entry.name, *[""] * (len(seeds) + 4), f"not trained: {entry.problem}" if entry.problem else "waits"]
+        return [entry.name, f"not trained: {entry.problem}" if entry.problem else "waits"]
     results = [entry.results[seed] for seed in seeds if seed in entry.results]
     row = results[0]
     strict = [
@@ -335,8 +337,9 @@ COLUMNS = (
 def text_of(entries: Sequence[Entry]) -> str:
     """The board for a terminal."""
     table = table_of(entries)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    widths = [max(len(row[i]) for row in table if len(row) > i) for i in range(len(table[0]) - 1)]
+    widths[1] = max(len(row[1]) for row in table if len(row) > 2)
+    lines = ["  ".join(map(str.ljust, row, [*widths[: len(row) - 1], 0])) for row in table]
     return "\n".join([heading(entries), "", *lines, "", COLUMNS, lesson(entries)]).rstrip()
 
 
@@ -351,7 +354,7 @@ def write_page(folder: Path, entries: Sequence[Entry], running: bool = False) ->
     body = [
         f"<h1>Board of rewards</h1><p>{html.escape(heading(entries))}</p>",
         f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>",
-        *(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows),
+        *(f"<tr>{_td(row, len(head))}</tr>" for row in rows),
         f"</tbody></table><p class='lesson'>{html.escape(lesson(entries))}</p>{picture}<p>{html.escape(COLUMNS)}</p>",
     ]
     page = (
@@ -359,6 +362,12 @@ def write_page(folder: Path, entries: Sequence[Entry], running: bool = False) ->
         f"<title>Board of rewards</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
     )
     return write_text(folder / PAGE, page)
+
+
+def _td(row: Sequence[str], columns: int) -> str:
+    """The cells of a row, of which the last one fills the line."""
+    fills = f" colspan='{columns - len(row) + 1}'" if len(row) < columns else ""
+    return "".join(f"<td>{cell}</td>" for cell in row[:-1]) + f"<td{fills}>{row[-1]}</td>"
 
 
 def figure_of(entries: Sequence[Entry]) -> Figure:
