@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.plots import bars, png, smooth
+from utils.plots import bars, png, rewards_and_advantages, smooth
 
 
 def test_a_picture_has_256_colours_and_the_same_bytes_each_time_and_looks_the_same():
@@ -28,3 +28,12 @@ def test_a_curve_is_smoothed_over_an_eighth_of_its_run_and_nine_steps_at_least(s
     spike = [0.0] * steps
     spike[steps // 2] = 1.0
     assert [value for value in smooth(spike) if value] == [1 / window] * window
+
+
+def test_rewards_stand_beside_their_advantages_and_a_dead_group_is_named():
+    groups = {"alive": ([1.0, 0.0], [0.7, -0.7]), "dead": ([0.2, 0.2], [0.0, 0.0])}
+    panels = rewards_and_advantages(groups).axes
+    drawn = [[bar.get_height() for bar in axes.patches] for axes in panels]
+    assert drawn == [[1.0, 0.0, 0.7, -0.7], [0.2, 0.2, 0.0, 0.0]]
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    assert ["dead:" in " ".join(text.get_text() for text in axes.texts) for axes in panels] == [False, True]
