@@ -424,8 +424,8 @@ def numbers(number):
 
 
 def test_the_minutes_add_up():
-    page = "".join(cell.source for cell in nbformat.read(WORKSHOP, as_version=4).cells)
-    table = [int(minutes) for minutes in re.findall(r"\| (\d+) \|\n", page)]
+    page = "\n".join(cell.source for cell in nbformat.read(WORKSHOP, as_version=4).cells)
+    table = [int(minutes) for minutes in re.findall(r"\| (\d+) \|$", page, re.M)]
     heads = [int(minutes) for minutes in re.findall(r"## \d+ · .*, (\d+) min\)", page)]
     assert table == heads and len(heads) == 14 and f"all fourteen take about {sum(heads)}" in page
 

@@ -103,9 +103,9 @@ def check_stated(stated: Callable[[str], Any]) -> None:
     steps = f"1. Tom has {a} {thing}.\n2. He gets {b} more: {a} + {b} = {c} {thing}."
     cases = {
         f"So {a} + {b} = {c} {thing} in all.": (c, ""),
+        steps: (c, "a marker is no number, but the item behind it may hold one"),
         f"{steps}\n\n3. **Give the result**": (c, ""),
         f"{steps}\n   3) Then": (c, "markers are written `3)` and with spaces before them, too"),
-        steps: (c, "a marker is no number, but the item behind it may hold one"),
         f"1. Tom has {a} {thing}.\nThe answer is {c}.": (
             c,
             "a number that ends a sentence is no marker: that stands at a line's start",
