@@ -17,7 +17,7 @@ from utils.model.profiles import PROFILES, get_profile, pick_profile
 from utils.rewards.bank import REAL, Bank, lights, load_bank, part_scores, rescore
 from utils.rewards.functions import REWARDS, classic_integer, classic_rewards, correctness_reward, format_reward
 from utils.rewards.groups import is_dead
-from utils.scripts.notebooks import NOTEBOOKS
+from utils.scripts.notebooks import NOTEBOOKS, WITH_EXERCISES
 from utils.stats import mcnemar_exact
 from utils.training.preflight import FIRST_LOOK, duration, estimate_seconds
 from utils.training.trained import find_training
@@ -45,9 +45,9 @@ def test_the_series_is_complete():
     assert [n.stem for n in NOTEBOOKS] == NAMES
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=WITH_EXERCISES, ids=lambda path: path.stem)
 def notebook(request):
-    return nbformat.read(ROOT / "notebooks" / f"{request.param}.ipynb", as_version=4)
+    return nbformat.read(request.param, as_version=4)
 
 
 def code_cells(notebook):
@@ -78,14 +78,14 @@ def test_the_anatomy(notebook):
     assert prose >= len(code), f"{prose} cells of prose to {len(code)} of code: merge code, or say what it shows"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WITH_EXERCISES, ids=lambda path: path.stem)
 def test_its_page_loads_at_once(path):
     size = path.stat().st_size / 1000
     assert size <= 400, f"{size:.0f} KB: draw fewer pictures, or store less HTML"
 
 
 def test_the_set_up_cell_is_the_same_everywhere():
-    cells = {code_cells(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS}
+    cells = {code_cells(nbformat.read(path, as_version=4))[0].source for path in WITH_EXERCISES}
     assert len(cells) == 1
 
 

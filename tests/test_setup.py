@@ -19,7 +19,7 @@ import pytest
 
 from utils import setup
 from utils.files import ROOT
-from utils.scripts.notebooks import NOTEBOOKS, origin
+from utils.scripts.notebooks import NOTEBOOKS, WITH_EXERCISES, origin
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the installers that stand in are Unix scripts")
 GPU_PINS, CPU_PINS = (setup.read_pins(ROOT / name) for name in ("requirements.txt", "requirements-cpu.txt"))
@@ -370,5 +370,5 @@ def test_another_package_named_utils_is_told_apart(tmp_path):
 def test_the_cell_holds_no_pin_and_names_no_package():
     assert "==" not in CELL
     assert not [name for name in GPU_PINS | CPU_PINS if re.search(rf"\b{name}\b", CELL)]
-    for path in (Path(setup.__file__), *NOTEBOOKS):
+    for path in (Path(setup.__file__), *WITH_EXERCISES):
         assert not re.search(r"\w==\d", path.read_text(encoding="utf-8")), f"{path.name} holds a pin of its own"

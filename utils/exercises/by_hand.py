@@ -7,12 +7,13 @@
     completion_mask  which tokens exist                             (N, C), end tokens -> (N, C)
 
 `compare` is that notebook's test: the loss and the gradient of every matrix of the adapter against TRL's own, on a
-batch where nothing is zero or one by chance. `train`, `reuse` and `resumed` show
-what the test cannot: how a run looks under a broken piece.
+batch where nothing is zero or one by chance. `train`, `reuse` and `resumed` show what the
+test cannot: how a run looks under a broken piece.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import statistics
@@ -134,7 +135,7 @@ def compare(
 ) -> Compared:
     """Loss and all gradients of these pieces beside TRL's, on a batch that is drawn anew.
 
-    What must be generic is: random numbers in the adapter's zero matrices, and old log-probabilities with noise.
+    Nothing is zero or one by chance: the adapter's zero matrices hold random numbers, old log-probabilities noise.
 
     Args:
         logps, loss: pieces in the place of `token_logps` and `grpo_loss`; what they raise is raised.
@@ -147,8 +148,8 @@ def compare(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    size = rng.choice((4, 6))
-    batch, _ = sample(policy, model, rng.sample(train_questions(), 3), size)
+    capped = dataclasses.replace(policy, profile=PROFILE.replace(max_completion_tokens=rng.randint(20, 40)))
+    batch, _ = sample(capped, model, rng.sample(train_questions(), 2), rng.choice((3, 4)))
     with torch.no_grad():
         now = token_logps(model, batch, temperature)
     batch["old_per_token_logps"] = now + 0.3 * torch.randn_like(now)
