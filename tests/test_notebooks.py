@@ -10,8 +10,9 @@ import nbformat
 import pytest
 
 from utils.data.answers import parse_completion
+from utils.data.questions import load_questions, solution_steps
 from utils.evaluation.errors import transitions
-from utils.evaluation.evaluate import compare_folders, gain_text
+from utils.evaluation.evaluate import compare_folders, gain_text, load_evaluation
 from utils.files import ROOT, read_json, read_jsonl
 from utils.model.profiles import PROFILES, get_profile, pick_profile
 from utils.rewards.bank import REAL, Bank, lights, load_bank, part_scores, rescore
@@ -240,6 +241,24 @@ def test_05_tells_the_tiny_gain_as_it_is():
     net = {name: int(text.split(",")[0]) - int(text.split()[-1]) for name, text in sets.items()}
     assert "next to nothing carries over to longer stories and larger numbers, and a part to other wording" in page
     assert max(net["longer"], net["larger"]) < 0.02 * 250 and net["reworded"] > 0.1 * 250
+
+
+def test_05_tells_how_difficulty_and_samples_matter(summary):
+    page, by_steps = prose("05_evaluation"), {}
+    steps = [min(8, solution_steps(question.row["answer"])) for question in load_questions("tiny", "test")]
+    for who in ("base", "seed-0"):
+        verdicts = load_evaluation(ROOT / "assets" / "runs" / "tiny" / who / "test").verdicts
+        marks = {n: [v.strict for v, of in zip(verdicts, steps, strict=True) if of == n] for n in (2, 4)}
+        by_steps[who] = fmean(marks[2]) - fmean(marks[4])
+    assert "The base falls steeply and the trained model slowly" in page
+    assert by_steps["base"] > 0.3 > 0.15 > by_steps["seed-0"] > 0
+    assert "A real model does not guess, and both its curves fall" in page
+    for who in ("base", "trained"):
+        real = [both[who]["rate"] for both in summary["by_solution_steps"].values()]
+        assert real[:5] == sorted(real[:5], reverse=True) and max(real[5:]) < 0.1
+    sampled = re.findall(r"(?:base|trained) +pass@1 ([\d.]+)%, pass@16 ([\d.]+)%", printed("05_evaluation"))
+    (one, most), (one_after, most_after) = (map(float, pair) for pair in sampled)
+    assert "*concentrated* (so on `tiny`)" in page and one_after - one > 20 and abs(most_after - most) < 3
 
 
 def test_05_tells_where_the_slips_of_tiny_come_from():
