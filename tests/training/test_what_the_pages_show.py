@@ -85,7 +85,16 @@ def test_03_what_thirty_steps_show_and_what_they_do_not(scratch):
     (first_low, first_high), (last_low, last_high) = (map(float, pair) for pair in ends)
     assert ("overlap" in scratch.prose) is (first_high > last_low)
     low, high = scratch.numbers("held_out_rewards()", "interval ")
-    assert "they went better" in scratch.prose and low > 0
+    assert "it went better" in scratch.prose and low > 0
+
+
+def test_03_the_curves(scratch):
+    thirds = re.findall(r"^(\S.*?)\s+(\d+\.\d+)\s+\d+\.\d+\s+(\d+\.\d+)$", scratch.output("mean of each third"), re.M)
+    gain = {name: float(last) - float(first) for name, first, last in thirds}
+    assert "right answers become more and the completions longer" in scratch.prose
+    assert gain["correct"] > 0 and gain["tokens"] > 0
+    assert "the layout, mostly kept from the start, gains less" in scratch.prose and gain["format"] < gain["correct"]
+    assert "The dead groups (in the middle) become more" in scratch.prose and gain["dead groups"] > 0
 
 
 def test_04_the_run(training):
