@@ -24,9 +24,10 @@ class Page:
         texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
         return "".join(texts)
 
-    def numbers(self, code, after=""):
+    def numbers(self, code, after):
         """Every number printed there behind `after`."""
-        return [float(n) for n in re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?", self.output(code).partition(after)[2])]
+        _, _, text = self.output(code).partition(after)
+        return [float(n) for n in re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,11 @@ def test_03_the_loss_is_zero_and_its_gradient_is_not(scratch):
 
 
 def test_03_the_mask(scratch):
-    lengths = scratch.numbers("the batch + 40 columns of padding")
     shown = re.findall(
         r"(with|without)\s+mask: length of the gradient (\S+)", scratch.output("+ 40 columns of padding")
     )
     kept, gone = ([n for kind, n in shown if kind == which] for which in ("with", "without"))
-    assert lengths and "With the mask the padding is invisible" in scratch.prose and len(set(kept)) == 1
+    assert "With the mask the padding is invisible" in scratch.prose and len(set(kept)) == 1
     assert "depends on how long the longest completion happened to be" in scratch.prose and len(set(gone)) == 2
 
 
@@ -85,7 +85,16 @@ def test_03_what_thirty_steps_show_and_what_they_do_not(scratch):
     (first_low, first_high), (last_low, last_high) = (map(float, pair) for pair in ends)
     assert ("overlap" in scratch.prose) is (first_high > last_low)
     low, high = scratch.numbers("held_out_rewards()", "interval ")
-    assert "they went better" in scratch.prose and low > 0
+    assert "it went better" in scratch.prose and low > 0
+
+
+def test_03_the_curves(scratch):
+    thirds = re.findall(r"^(\S.*?)\s+(\d+\.\d+)\s+\d+\.\d+\s+(\d+\.\d+)$", scratch.output("mean of each third"), re.M)
+    gain = {name: float(last) - float(first) for name, first, last in thirds}
+    assert "right answers become more and the completions longer" in scratch.prose
+    assert gain["correct"] > 0 and gain["tokens"] > 0
+    assert "the layout, mostly kept from the start, gains less" in scratch.prose and gain["format"] < gain["correct"]
+    assert "The dead groups (in the middle) become more" in scratch.prose and gain["dead groups"] > 0
 
 
 def test_04_the_run(training):
@@ -111,7 +120,7 @@ def test_04_the_loss_without_a_model(training):
 
 
 def test_04_the_saved_adapter(training):
-    same, of, bare, _ = training.numbers("the same answer: {same}")
+    same, of, bare, _ = training.numbers("the same answer: {same}", "answer: ")
     assert "The same answers, letter for letter, and a bare model that gives some others" in training.prose
     assert same == of == 16 > bare
 

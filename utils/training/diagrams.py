@@ -57,7 +57,7 @@ def shifted_logits(
     for name, y in (("token", 3), ("probability, by\nthe scores that stand\none place before", 1.4), ("mask", 0)):
         axes.text(left - 0.15, y + 0.4, name, ha="right", va="center", fontsize=9)
     for i, (text, colour, p, kept) in enumerate(cells):
-        _box(axes, left + i, 3, text, colour, size=min(8.0, 66 / max(7, len(text))))
+        _box(axes, left + i, 3, text, colour, size=min(8.0, 60 / max(7.5, len(text))))
         if kept is not None:
             _box(axes, left + i, 0, GAP if text == GAP else str(kept), GREEN if kept else GREY)
         if i >= first and text != GAP:
