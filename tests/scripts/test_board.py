@@ -67,7 +67,7 @@ def test_the_board_ranks_what_can_be_trained_and_names_what_cannot(folder, train
     assert [entry.name for entry in entries] == ["good", "other", "poor", "a<b>"]
     said = capsys.readouterr().out
     first = said.splitlines()[0]
-    assert "4 of 4 files are new for seed 0. They are Python and run on this machine with your rights" in first
+    assert "4 of 4 files are run now, with seed 0. They are Python and do on this machine what you may do" in first
     assert "_notes" not in said and all(f"{name}.py" in first for name in RIGHT)
     assert re.search(
         r"good +60 of 85 +25% +1\. 80\.0% \[73\.9, 85\.0\] +0\.50 to 0\.75 +0 +a wrong answer can win", said

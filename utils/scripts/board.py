@@ -91,8 +91,8 @@ def board(folder: str | Path, seed: int = 0, tell: Tell = print) -> list[Entry]:
         new = [path for path in paths if seed not in results_of(folder, path)]
         if new:
             print(
-                f"{len(new)} of {len(paths)} files are new for seed {seed}. They are Python and run on this machine "
-                f"with your rights, so read them before: {', '.join(path.name for path in new)}",
+                f"{len(new)} of {len(paths)} files are run now, with seed {seed}. They are Python and do on this "
+                f"machine what you may do, so read them before: {', '.join(path.name for path in new)}",
                 flush=True,
             )
         try:
