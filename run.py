@@ -10,11 +10,13 @@
     python3 run.py compare        two stored evaluations side by side
     python3 run.py score          judge stored completions again
     python3 run.py notebooks      re-execute the notebooks and save their outputs
+    python3 run.py workshop       for a teacher: a bundle to install without a network, a board of rewards
     python3 run.py COMMAND -h     the options of a command
 
 The first start makes `.venv` beside this file, installs torch's CPU build and then requirements-cpu.txt
 into it, and stamps it with a hash of the pins; later starts find the stamp and need no network. A second
-start meanwhile waits for the first.
+start meanwhile waits for the first. In a bundle the wheels beside the repository are installed, and no index
+is asked.
 A Python that already holds these pins is used as it is. The GPU profiles always use the Python that
 started this file, since their packages are the user's choice (`pip install -r requirements.txt`).
 """
@@ -44,13 +46,14 @@ try:
 except ImportError:  # Windows
     import msvcrt
 
-from utils.files import ROOT
+from utils.files import ROOT, sha256
 from utils.model.profiles import PROFILES, find_model, is_local
 from utils.scripts.commands import POSITIONALS, options, parse, ready
 from utils.setup import installed, read_pins
 
 VENV = ROOT / ".venv"
 STAMP = VENV / "grpo-math-stamp"
+SUMS = "SHA256SUMS"  # of a bundle, beside its wheels
 REQUIREMENTS = ROOT / "requirements-cpu.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MIN_PYTHON = (3, 11)
@@ -73,13 +76,13 @@ def test_arguments(args: Namespace) -> list[str]:
     """pytest's arguments; where no file is named, the tests are shared between the cores."""
     if args.engines and (args.fast or "-m" in args.pytest):
         raise Failure("--engines is -m engines in an environment of its own; leave out --fast and -m")
-    if args.engines:
-        return ["-m", "engines", *(args.pytest or ["tests/engines"])]
     if args.fast and "-m" in args.pytest:
         raise Failure(f"--fast is -m '{FAST}'; give one of the two, or write both into one -m")
     values = {i + 1 for i, argument in enumerate(args.pytest) if argument in ("-k", "-m")}
     places = [argument.partition("::")[0] for i, argument in enumerate(args.pytest) if i not in values]
     named = any((ROOT / place).exists() for place in places)
+    if args.engines:
+        return ["-m", "engines", *args.pytest, *([] if named else ["tests/engines"])]
     workers = [] if named else ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     return [*workers, *(["-m", FAST] if args.fast else []), *args.pytest]
 
@@ -322,8 +325,31 @@ def pip_install(python: str) -> list[str]:
     return [*pip, "install", "--disable-pip-version-check"]
 
 
+def bundled() -> Path | None:
+    """The wheels that `run.py workshop --bundle` laid beside the repository; None outside a bundle."""
+    wheels = ROOT.parent / "wheels"
+    return wheels if wheels.is_dir() and (wheels.parent / SUMS).is_file() else None
+
+
+def from_bundle() -> list[str]:
+    """pip arguments that install from the bundle alone; none outside one."""
+    wheels = bundled()
+    return ["--no-index", "--find-links", str(wheels)] if wheels else []
+
+
+def check_bundle(wheels: Path) -> None:
+    """Compare the wheels with the sums that came along: a stick or a copy may have damaged one."""
+    sums = (line.split("  ", 1) for line in (wheels.parent / SUMS).read_text(encoding="utf-8").splitlines())
+    known = {wheels.parent / name: digest for digest, name in sums}
+    damaged = [path.name for path in sorted(wheels.glob("*.whl")) if sha256(path) != known.get(path)]
+    if damaged:
+        raise Failure(f"damaged in {wheels}: {', '.join(damaged)}. Copy the bundle from the stick again.")
+
+
 def torch_attempts(version: str, system: str) -> list[list[str]]:
     """pip arguments to try in turn. On Linux plain torch is a 3 GB CUDA build, so `+cpu` is asked for."""
+    if system == "Linux" and bundled():
+        return [[f"torch=={version}+cpu"]]
     if system == "Linux":
         return [[f"torch=={version}+cpu"], ["--index-url", CPU_INDEX, f"torch=={version}+cpu"]]
     return [[f"torch=={version}"]]
@@ -341,14 +367,27 @@ def install_torch(python: str, version: str) -> None:
     failed = []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         for attempt in attempts:
-            command = [*pip_install(python), *attempt]
+            command = [*pip_install(python), *from_bundle(), *attempt]
             say("  pip install " + shown(attempt))
             if call(command, env, stderr=None if attempt is attempts[-1] else complaints) == 0:
                 return
             failed.append(shown(command))
         complaints.seek(0)
         sys.stderr.write(complaints.read())
-    raise Failure(no_torch_message(version, failed, pip_install(python)))
+    wheels = bundled()
+    raise Failure(
+        not_in_bundle_message(version, wheels) if wheels else no_torch_message(version, failed, pip_install(python))
+    )
+
+
+def not_in_bundle_message(version: str, wheels: Path) -> str:
+    there = ", ".join(path.name for path in sorted(wheels.glob("torch-*.whl"))) or "none"
+    return (
+        f"the bundle has no torch {version} that this Python takes; the lines above say why. This is "
+        f"{platform.system()} {platform.machine()} with Python {platform.python_version()}, and in {wheels} there are: "
+        f"{there}.\n{space_report()}\nMend: start run.py with a Python for which there is one (cp312 is Python 3.12), "
+        f"or, with a network, move {wheels} away and run again."
+    )
 
 
 def no_torch_message(version: str, failed: list[str], pip: list[str]) -> str:
@@ -373,7 +412,7 @@ def no_torch_message(version: str, failed: list[str], pip: list[str]) -> str:
 
 
 def install_requirements(python: str) -> None:
-    command = [*pip_install(python), "-r", str(REQUIREMENTS)]
+    command = [*pip_install(python), *from_bundle(), "-r", str(REQUIREMENTS)]
     status = call(command, child_environment(python, network=True))
     if status:
         raise Failure(
@@ -410,6 +449,9 @@ def install(pins: dict[str, str]) -> str:
         return python
     STAMP.unlink(missing_ok=True)
     say(f"Setting up {VENV} (the first time only, a few minutes).")
+    if wheels := bundled():
+        say(f"Installing from {wheels}; no index is asked.")
+        check_bundle(wheels)
     if version:
         check_not_gpu_environment(python)
     else:

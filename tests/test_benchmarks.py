@@ -31,6 +31,16 @@ def rows_of(name):
         return list(csv.DictReader(file))
 
 
+def test_the_pictures_are_drawn_from_what_is_stored_and_say_its_numbers():
+    profile = profile_step.figure_of(rows_of("step_profile.csv")).axes[0]
+    said = {text.get_text() for text in profile.texts}
+    assert {"0.920", "0.199", "0.018", "0.024"} <= said and {"whole step", *profile_step.PARTS} <= {
+        label.get_text() for label in profile.get_yticklabels()
+    }
+    cost = speed.step_cost_figure([row for row in rows_of("speed.csv") if row["part"] == "step_cost"])
+    assert [axes.get_title().split(":")[0] for axes in cost.axes] == [f"{n} times as much" for n in (16, 16, 8)]
+
+
 # ------------------------------------------------------------------------------------------------ stock
 
 
@@ -183,3 +193,16 @@ def test_the_exponent_of_a_power_law_is_its_power(power):
     values = [8, 16, 32, 64, 128]
     seconds = [9.0, 9.0] + [0.01 * v**power for v in values[2:]]
     assert speed.exponent(values, seconds) == pytest.approx(power, abs=1e-9)
+
+
+def test_the_readme_says_what_sampling_from_the_real_model_printed():
+    printed = (ROOT / "assets" / "runs" / "decoding_qwen.txt").read_text(encoding="utf-8")
+    spread = r" +([\d.]+) tokens/s \[([\d.]+), ([\d.]+)\]"
+    told = []
+    for what in ("short loop", "generate", "vLLM"):
+        found = re.search(what + spread, printed)
+        told.append("{:.0f} [{:.0f}, {:.0f}]".format(*map(float, found.groups())))
+    page = " ".join(README.read_text(encoding="utf-8").split()).replace(" tokens a second", "")
+    assert f"our loop samples {told[0]}, `generate` {told[1]} and vLLM's CPU build {told[2]}" in page
+    assert "would allow 900, so the loop is at a third" in page
+    assert re.search(r"would be 900 tokens/s; short loop 3[2-4]\.\d% of it", printed)

@@ -33,7 +33,7 @@ def test_imports_point_to_the_left(path):
 
 
 def test_no_notebook_imports_scripts():
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
+    for path in (*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "workshop").glob("*.ipynb")):
         assert "from utils.scripts" not in path.read_text(encoding="utf-8"), path.name
 
 

@@ -1,20 +1,27 @@
 """The notebooks as committed: valid, executed in order, clean outputs, one set-up cell."""
 
 import json
+import os
 import re
+from pathlib import Path
 from statistics import fmean
 
 import nbformat
 import pytest
 
 from utils.data.answers import parse_completion
+from utils.data.questions import load_questions, solution_steps
+from utils.evaluation.errors import transitions
+from utils.evaluation.evaluate import compare_folders, gain_text, load_evaluation
 from utils.files import ROOT, read_json, read_jsonl
-from utils.model.profiles import PROFILES
+from utils.model.profiles import PROFILES, get_profile, pick_profile
 from utils.rewards.bank import REAL, Bank, lights, load_bank, part_scores, rescore
 from utils.rewards.functions import REWARDS, classic_integer, classic_rewards, correctness_reward, format_reward
 from utils.rewards.groups import is_dead
-from utils.scripts.notebooks import NOTEBOOKS
+from utils.scripts.notebooks import NOTEBOOKS, WITH_EXERCISES
+from utils.stats import mcnemar_exact
 from utils.training.preflight import FIRST_LOOK, duration, estimate_seconds
+from utils.training.trained import find_training
 
 LAPTOP = ROOT / "assets" / "runs" / "laptop"
 
@@ -39,9 +46,9 @@ def test_the_series_is_complete():
     assert [n.stem for n in NOTEBOOKS] == NAMES
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=WITH_EXERCISES, ids=lambda path: path.stem)
 def notebook(request):
-    return nbformat.read(ROOT / "notebooks" / f"{request.param}.ipynb", as_version=4)
+    return nbformat.read(request.param, as_version=4)
 
 
 def code_cells(notebook):
@@ -72,14 +79,14 @@ def test_the_anatomy(notebook):
     assert prose >= len(code), f"{prose} cells of prose to {len(code)} of code: merge code, or say what it shows"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WITH_EXERCISES, ids=lambda path: path.stem)
 def test_its_page_loads_at_once(path):
     size = path.stat().st_size / 1000
     assert size <= 400, f"{size:.0f} KB: draw fewer pictures, or store less HTML"
 
 
 def test_the_set_up_cell_is_the_same_everywhere():
-    cells = {code_cells(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS}
+    cells = {code_cells(nbformat.read(path, as_version=4))[0].source for path in WITH_EXERCISES}
     assert len(cells) == 1
 
 
@@ -89,6 +96,12 @@ def test_the_set_up_cell_is_the_same_everywhere():
 def prose(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     return " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
+
+
+def printed(name):
+    """All text that a notebook's cells print, one after the other."""
+    cells = code_cells(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
+    return "\n".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +164,14 @@ def test_04_names_the_times_that_the_preflight_names():
 
 def test_05_tells_the_real_gain_as_it_is(summary):
     page, gain, flips = prose("05_evaluation"), summary["gain"], summary["flips"]
-    assert "next to nothing was *format fixed*" in page and gain["format_fixed"] < 0.05 * gain["maths_fixed"]
+    assert "next to nothing of the gain is *layout*, nothing is *working*" in page
+    assert gain["layout"]["fixed"] < 0.05 * flips["fixed"] and gain["working"] == {"fixed": 0, "broken": 0}
+    assert "some of the fixed ones had been cut off" in page
+    [before] = re.findall(r"what the fixed ones were before: (.*)", printed("05_evaluation"))
+    kinds = {kind: int(n) for n, kind in (each.split(" ", 1) for each in before.split(", "))}
+    assert sum(kinds.values()) == flips["fixed"] and 0.05 < kinds["truncated"] / flips["fixed"] < 0.3
+    assert "the base is cut off at the token cap more often" in page
+    assert summary["base"]["truncated"]["low"] > summary["trained"]["truncated"]["high"]
     assert "a fifth as many questions broke as were fixed" in page
     assert 0.18 < flips["broken"] / flips["fixed"] < 0.22
     svamp = summary["svamp"]
@@ -159,6 +179,96 @@ def test_05_tells_the_real_gain_as_it_is(summary):
     assert 0 < svamp["difference"]["low"] and svamp["difference"]["points"] < 0.5 * summary["difference"]["points"]
     assert "nearly as many questions broke as were fixed" in page
     assert 0.7 < svamp["flips"]["broken"] / svamp["flips"]["fixed"] < 1
+
+
+def test_05_tells_the_real_samples_as_they_are(summary):
+    page, shown, sampled = prose("05_evaluation"), printed("05_evaluation"), summary["sampling"]
+    gain = sampled["gain"]["pass"]
+    for k in (1, 8):
+        before, after = (sampled[who]["pass"]["mean"][k - 1] for who in ("base", "trained"))
+        mean, low, high = (100 * gain[part][k - 1] for part in ("mean", "low", "high"))
+        assert f"pass@{k}: {before:.1%} -> {after:.1%}, a gain of {mean:.1f} points [{low:.1f}, {high:.1f}]" in shown
+    assert "The gain is nearly the same for one sample as for eight" in page
+    assert gain["low"][7] < gain["mean"][0] < gain["high"][7] and gain["low"][7] > 0
+    assert "more questions came within reach of eight tries than went out of it" in page
+    assert sampled["gain"]["reach"]["gained"] > sampled["gain"]["reach"]["lost"]
+    assert "Our eight samples of 200 questions" in page and sampled["gain"]["questions"] == 200
+    steps = {int(n): found for n, found in read_json(LAPTOP / "base" / "by_solution_steps.json", "").items()}
+
+    def none(rows):
+        return sum(row["none"] for row in rows) / sum(sum(row.values()) for row in rows)
+
+    assert "on most of these questions not one of the base's eight samples was right" in page
+    assert none(steps.values()) > 0.5
+    assert "With two steps that holds for two questions in five, with four and more for over four in five" in page
+    assert 0.37 < none([steps[2]]) < 0.43 and none([row for n, row in steps.items() if n >= 4]) > 0.8
+
+
+def test_05_stops_before_it_loads_a_model_where_there_is_nothing_to_judge(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRPO_PROFILE", "t4")
+    monkeypatch.setenv("GRPO_RUN_DIR", str(tmp_path))
+    cells = code_cells(nbformat.read(ROOT / "notebooks" / "05_evaluation.ipynb", as_version=4))
+    at = next(i for i, cell in enumerate(cells) if "find_training(" in cell.source)
+    assert not any(call in cell.source for cell in cells[: at + 1] for call in ("load_policy(", "evaluate(", "ask("))
+    names = {"os": os, "Path": Path, "root": ROOT}
+    names |= {"get_profile": get_profile, "pick_profile": pick_profile, "find_training": find_training}
+    with pytest.raises(FileNotFoundError, match='Run notebook 04 .* MIRROR .* PROFILE = "tiny"'):
+        exec(cells[at].source, names)
+
+
+def test_05_tells_the_tiny_gain_as_it_is():
+    page, shown = prose("05_evaluation"), printed("05_evaluation")
+    change = r"By layout (\d+) fixed and (\d+) broken, where only one .*? (\d+) and (\d+), .*? (\d+) and (\d+)"
+    gain = [int(n) for n in re.search(change, shown).groups()]
+    assert "On `tiny` nearly the whole gain is one habit" in page
+    assert gain[2] - gain[3] > 0.8 * (sum(gain[::2]) - sum(gain[1::2]))
+    line = r"both show working +[\d,]+ questions, .*: (\d+) fixed, (\d+) broken, p = ([\d.e-]+)"
+    fixed, broken, p = map(float, re.search(line, shown).groups())
+    assert "Where both work, more was broken than fixed, and hardly by chance" in page
+    assert "with the other two recorded seeds it is the same" in page
+    for seed in (0, 1, 2):
+        path = ROOT / "assets" / "runs" / "tiny" / f"seed-{seed}" / "summary.json"
+        recorded = read_json(path, "")["gain"]["arithmetic"]
+        assert recorded["fixed"] < recorded["broken"] and mcnemar_exact(**recorded) < 0.05
+    assert fixed < broken and p < 0.05 and p == pytest.approx(mcnemar_exact(int(fixed), int(broken)), rel=0.05)
+    table = {name: (int(a), int(b)) for name, a, b in re.findall(r"\n(guess|arithmetic slip) +(\d+) +(\d+)  ", shown)}
+    assert "guesses are gone and slips have nearly tripled" in page
+    assert table["guess"][1] == 0 and 2.5 < table["arithmetic slip"][1] / table["arithmetic slip"][0] < 3
+    assert "Few had been lucky guesses on `tiny`" in page
+    [(all_broken, lucky)] = re.findall(r"of the (\d+) broken ones, (\d+) had been a guess that came out right", shown)
+    assert int(all_broken) == sum(gain[1::2]) and int(lucky) == gain[3] < 0.1 * int(all_broken)
+    sets = dict(re.findall(r"\ntiny-(\w+) .*?'fixed': (\d+, 'broken': \d+)", shown))
+    net = {name: int(text.split(",")[0]) - int(text.split()[-1]) for name, text in sets.items()}
+    assert "next to nothing carries over to longer stories and larger numbers, and a part to other wording" in page
+    assert max(net["longer"], net["larger"]) < 0.02 * 250 and net["reworded"] > 0.1 * 250
+
+
+def test_05_tells_how_difficulty_and_samples_matter(summary):
+    page, by_steps = prose("05_evaluation"), {}
+    steps = [min(8, solution_steps(question.row["answer"])) for question in load_questions("tiny", "test")]
+    for who in ("base", "seed-0"):
+        verdicts = load_evaluation(ROOT / "assets" / "runs" / "tiny" / who / "test").verdicts
+        marks = {n: [v.strict for v, of in zip(verdicts, steps, strict=True) if of == n] for n in (2, 4)}
+        by_steps[who] = fmean(marks[2]) - fmean(marks[4])
+    assert "The base falls steeply and the trained model slowly" in page
+    assert by_steps["base"] > 0.3 > 0.15 > by_steps["seed-0"] > 0
+    assert "A real model does not guess, and both its curves fall" in page
+    for who in ("base", "trained"):
+        real = [both[who]["rate"] for both in summary["by_solution_steps"].values()]
+        assert real[:5] == sorted(real[:5], reverse=True) and max(real[5:]) < 0.1
+    sampled = re.findall(r"(?:base|trained) +pass@1 ([\d.]+)%, pass@16 ([\d.]+)%", printed("05_evaluation"))
+    (one, most), (one_after, most_after) = (map(float, pair) for pair in sampled)
+    assert "*concentrated* (so on `tiny`)" in page and one_after - one > 20 and abs(most_after - most) < 3
+
+
+def test_05_tells_where_the_slips_of_tiny_come_from():
+    tiny = ROOT / "assets" / "runs" / "tiny"
+    base, trained, comparison = compare_folders(tiny / "base" / "test", tiny / "seed-0" / "test")
+    moved = transitions(base.verdicts, trained.verdicts)
+    slips = sum(count for (_before, after), count in moved.items() if after == "arithmetic slip")
+    assert "more than half of the slips after training stand where a guess stood before" in prose("05_evaluation")
+    assert moved["guess", "arithmetic slip"] > 0.5 * slips
+    assert gain_text(comparison["gain"]) in printed("05_evaluation")
 
 
 def test_02_tells_the_real_bank_as_it_is():

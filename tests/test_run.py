@@ -152,6 +152,14 @@ MODEL = PROFILES["tiny"].model
         (["score"], ["DIR", "required"]),
         (["score", "none"], ["no folder 'none'", "check the path"]),
         (["notebooks"], ["--write"]),
+        (["workshop"], ["--bundle", "--board", "required"]),
+        (["workshop", "--board", ".", "--bundle", "out"], ["--bundle", "not allowed with", "--board"]),
+        (["workshop", "--board", "none"], ["no folder 'none'", "check the path"]),
+        (["workshop", "--bundle", "run.py"], ["run.py' is a file"]),
+        (["workshop", "--bundle", "out", "--python", "3.10"], ["'3.10' is no list of 3.11, 3.12, 3.13"]),
+        (["workshop", "--bundle", "out", "--python", "3.11,"], ["'3.11,' is no list of"]),
+        (["workshop", "--bundle", "out", "--seed", "0"], ["--seed goes with --board"]),
+        (["workshop", "--board", ".", "--python", "3.12"], ["--python with --bundle"]),
         (["lab", "--port", "80"], ["'80'", "from 1024 to 65535"]),
         ([*EVALUATE, "--model", "nowhere"], ["argument --model: there is no model 'nowhere'", "hub name such as"]),
         ([*TRAIN, "--model", "."], ["argument --model: the model folder", "holds no config.json"]),
@@ -188,7 +196,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["test"], ["lab"], ["train"], ["evaluate"], ["compare"], ["score"], ["notebooks"]]
+    "command", [[], ["test"], ["lab"], ["train"], ["evaluate"], ["compare"], ["score"], ["notebooks"], ["workshop"]]
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -227,6 +235,8 @@ def test_options_reach_the_child_and_paths_become_absolute(project, monkeypatch)
         ["compare", ".", ".", "--output", "out"],
         ["score", "odd name"],
         ["notebooks", "--write"],
+        ["workshop", "--bundle", "out", "--python", "3.11,3.13"],
+        ["workshop", "--board", "odd name", "--seed", "0"],
     ],
 )
 def test_what_the_child_receives_parses_to_the_same_arguments(argv, project, monkeypatch):
@@ -266,8 +276,12 @@ def test_engines_are_tested_in_an_environment_of_their_own(project, machine, mon
     assert machine.commands[-1] == ["-m", "pytest", "-m", "engines", "tests/engines"]
     assert not run.VENV.exists() and (run.ENGINES_VENV / run.STAMP.name).is_file()
     before = len(machine.commands)
+    (project / "tests" / "engines").mkdir(parents=True)
+    (project / "tests" / "engines" / "test_vllm.py").touch()
     assert run.main(["test", "--engines", "tests/engines/test_vllm.py", "-x"]) == 0
     assert machine.commands[before:] == [["-m", "pytest", "-m", "engines", "tests/engines/test_vllm.py", "-x"]]
+    assert run.main(["test", "--engines", "-k", "cap"]) == 0
+    assert machine.commands[-1] == ["-m", "pytest", "-m", "engines", "-k", "cap", "tests/engines"]
 
 
 def test_engines_that_could_not_be_installed_are_installed_again(project, machine, monkeypatch, capsys):
@@ -415,6 +429,52 @@ def test_without_any_cpu_build_linux_stops_rather_than_take_cuda(machine, capsys
     assert not run.STAMP.exists()
     error = capsys.readouterr().err
     for part in ("could not install a CPU build of torch 2.13.0", run.CPU_INDEX, "PIP_FIND_LINKS", "3 GB"):
+        assert part in error
+
+
+@pytest.fixture
+def wheels(project):
+    """A bundle: wheels beside the project, with their sums."""
+    folder = project.parent / "wheels"
+    folder.mkdir()
+    for name in ("trl-1.2.0-py3-none-any.whl", "torch-2.13.0-cp312-cp312-win_amd64.whl"):
+        (folder / name).write_text(name)
+    lines = (f"{run.sha256(path)}  wheels/{path.name}\n" for path in sorted(folder.iterdir()))
+    (project.parent / run.SUMS).write_text("".join(lines))
+    return folder
+
+
+def test_in_a_bundle_the_wheels_beside_the_project_are_installed_and_no_index_is_asked(wheels, machine, capsys):
+    assert run.main([]) == 0
+    alone = ["--no-index", "--find-links", str(wheels)]
+    assert short(machine.pip_requests()) == [[*alone, *PLUS_CPU], [*alone, *REQUIREMENTS]]
+    assert f"Installing from {wheels}" in capsys.readouterr().out
+
+
+def test_wheels_without_sums_are_not_a_bundle(wheels, machine):
+    (wheels.parent / run.SUMS).unlink()
+    assert run.main([]) == 0
+    assert short(machine.pip_requests()) == [PLUS_CPU, REQUIREMENTS]
+
+
+@pytest.mark.parametrize("name", ["trl-1.2.0-py3-none-any.whl", "unknown-1.0-py3-none-any.whl"])
+def test_a_damaged_or_unknown_wheel_is_named_before_anything_is_installed(name, wheels, machine, capsys):
+    (wheels / name).write_text("damaged")
+    assert run.main([]) == 1
+    error = capsys.readouterr().err
+    assert machine.commands == [] and f": {name}. Copy the bundle from the stick again" in error
+
+
+def test_a_bundle_for_other_pythons_says_which_and_asks_no_index(wheels, machine, capsys):
+    machine.fails = lambda command: "torch==" in command[-1]
+    assert run.main([]) == 1
+    assert len(machine.pip_requests()) == 1 and not run.STAMP.exists()
+    error = capsys.readouterr().err
+    for part in (
+        "the bundle has no torch 2.13.0",
+        "there are: torch-2.13.0-cp312-cp312-win_amd64.whl",
+        "cp312 is Python",
+    ):
         assert part in error
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from utils import setup
 from utils.files import ROOT
-from utils.scripts.notebooks import NOTEBOOKS, origin
+from utils.scripts.notebooks import NOTEBOOKS, WITH_EXERCISES, origin
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the installers that stand in are Unix scripts")
 GPU_PINS, CPU_PINS = (setup.read_pins(ROOT / name) for name in ("requirements.txt", "requirements-cpu.txt"))
@@ -64,7 +64,7 @@ class Machine:
         python = self.script("python", INSTALLER.format(python=sys.executable, world=str(self.world)))
         self.sys = SimpleNamespace(modules={}, executable=str(python), version="3.12.11 ", version_info=(3, 12, 11))
         self.load(KERNEL_LOADED)
-        for name in ("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"):
+        for name in ("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "GRPO_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PATH", str(self.bin))
         monkeypatch.setattr(setup, "sys", self.sys)
@@ -115,10 +115,11 @@ def machine(tmp_path, monkeypatch):
 @pytest.fixture
 def colab(machine, monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab-external_20260819")
+    monkeypatch.setenv("GRPO_PROFILE", "t4")
     return machine
 
 
-# ------------------------------------------------------------------------------------- Colab with a GPU
+# ------------------------------------------------------------- Colab with a GPU, and a profile that trains on it
 
 
 def test_colab_with_a_gpu_gets_every_pin_of_requirements_txt_except_what_it_keeps(colab, capsys):
@@ -204,11 +205,8 @@ def test_a_python_without_wheels_is_refused_before_anything_is_installed(colab):
 # ----------------------------------------------------------------------------------- hosted without a GPU
 
 
-@pytest.mark.parametrize("driver", ["absent", "without a GPU"])
-def test_colab_without_a_gpu_keeps_its_torch(colab, driver, capsys):
-    colab.with_uv()
-    if driver != "absent":
-        colab.with_gpu("NVIDIA-SMI has failed", status=9)
+def with_the_small_set(colab):
+    """Set up, and check that the small set was asked for and nothing else, and what the machine has was kept."""
     setup.set_up()
     asked, own = colab.requested(), setup.kept_versions(gpu=False)
     assert own == {
@@ -220,8 +218,27 @@ def test_colab_without_a_gpu_keeps_its_torch(colab, driver, capsys):
     }
     notebook_pins = {name: version for name, version in CPU_PINS.items() if name not in setup.TOOLS}
     assert asked == notebook_pins | own
+
+
+@pytest.mark.parametrize("driver", ["absent", "without a GPU"])
+def test_colab_without_a_gpu_keeps_its_torch(colab, driver, capsys):
+    colab.with_uv()
+    if driver != "absent":
+        colab.with_gpu("NVIDIA-SMI has failed", status=9)
+    with_the_small_set(colab)
     out = capsys.readouterr().out
     assert "GPU: none" in out and re.search(r"^torch +2\.13\.0 +2\.11\.0 +kept: the machine's own$", out, re.M)
+    assert "%env" not in out
+
+
+@pytest.mark.parametrize("profile", [None, "", "tiny", "laptop"])
+def test_colab_with_a_gpu_gets_the_small_set_unless_a_profile_asks_for_the_other(colab, profile, monkeypatch, capsys):
+    monkeypatch.delenv("GRPO_PROFILE") if profile is None else monkeypatch.setenv("GRPO_PROFILE", profile)
+    colab.with_uv().with_gpu().load(KERNEL_LOADED | {"torch": "2.11.0+cu128"})
+    with_the_small_set(colab)  # no restart is asked for: nothing that is loaded was replaced
+    out = capsys.readouterr().out
+    assert "GPU: Tesla T4" in out and "vllm" not in out and "5 GB)" not in out
+    assert "put `%env GRPO_PROFILE=t4` into a cell above the set-up cell and choose Runtime > Restart" in out
 
 
 def test_a_hosted_machine_without_torch_gets_the_pinned_one(colab):
@@ -234,6 +251,7 @@ def test_a_hosted_machine_without_torch_gets_the_pinned_one(colab):
 
 def test_kaggle_is_told_apart(machine, monkeypatch, capsys):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    monkeypatch.setenv("GRPO_PROFILE", "t4")
     machine.with_uv().with_gpu("Tesla T4, 15360 MiB'; echo 'Tesla T4, 15360 MiB").change(refuses=[["everything", ""]])
     with pytest.raises(RuntimeError, match="Settings > Internet"):
         setup.set_up()
@@ -352,5 +370,5 @@ def test_another_package_named_utils_is_told_apart(tmp_path):
 def test_the_cell_holds_no_pin_and_names_no_package():
     assert "==" not in CELL
     assert not [name for name in GPU_PINS | CPU_PINS if re.search(rf"\b{name}\b", CELL)]
-    for path in (Path(setup.__file__), *NOTEBOOKS):
+    for path in (Path(setup.__file__), *WITH_EXERCISES):
         assert not re.search(r"\w==\d", path.read_text(encoding="utf-8")), f"{path.name} holds a pin of its own"

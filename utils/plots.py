@@ -47,14 +47,27 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def draw_curve(
-    axes: Any, history: Sequence[dict[str, Any]], metric: str, colour: str, label: str, scale: float = 1.0
+    axes: Any,
+    history: Sequence[dict[str, Any]],
+    metric: str,
+    colour: str,
+    label: str,
+    scale: float = 1.0,
+    style: Any = "-",
 ) -> None:
-    """One metric of a log over its steps: as it is, faint, and smoothed; nothing where it was not logged."""
+    """One metric of a log: its steps as faint dots, and smoothed as a line; nothing where it was not logged."""
     points = [(line["step"], scale * line[metric]) for line in history if line.get(metric) is not None]
     if points:
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(steps, smooth(values), color=colour, label=label, linewidth=2)
+        axes.plot(steps, values, "o", color=colour, alpha=0.2, markersize=3.5, markeredgewidth=0)
+        axes.plot(steps, smooth(values), linestyle=style, color=colour, label=label, linewidth=2)
+
+
+def legend_below(axes: Any, columns: int = 2) -> None:
+    """The legend under the axes, where it hides no data."""
+    axes.legend(
+        frameon=False, fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2), columnspacing=1.2
+    )
 
 
 def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
@@ -63,14 +76,14 @@ def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
     Args:
         history: records of log.jsonl.
     """
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.7), layout="constrained")
     parts = new_axes(figure, 1, 3, 1, title="what is rewarded", x="optimizer step", y="share of completions [%]")
-    for metric, colour, label in (
-        ("rewards/correctness_reward/mean", BLUE, "correct (lenient)"),
-        ("rewards/format_reward/mean", ORANGE, "format"),
-        ("rewards/strict_metric/mean", GREEN, "strict (not rewarded)"),
+    for metric, colour, label, style in (
+        ("rewards/correctness_reward/mean", BLUE, "correct (lenient)", "-"),
+        ("rewards/format_reward/mean", ORANGE, "format", "-"),
+        ("rewards/strict_metric/mean", GREEN, "strict (not rewarded)", (0, (3, 4))),  # often lies on correct
     ):
-        draw_curve(parts, history, metric, colour, label, 100)
+        draw_curve(parts, history, metric, colour, label, 100, style)
     health = new_axes(figure, 1, 3, 2, title="what teaches nothing", x="optimizer step", y="share [%]")
     draw_curve(health, history, "frac_reward_zero_std", RED, "dead groups", 100)
     draw_curve(health, history, "completions/clipped_ratio", GREY, "cut off at the token cap", 100)
@@ -79,8 +92,9 @@ def learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
     for axes in (parts, health):
         axes.set_ylim(-3, 103)
     for axes in (parts, health, length):
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if axes.lines and axes is not length:
+            legend_below(axes)
     return figure
 
 
@@ -101,7 +115,7 @@ def histogram(groups: dict[str, Sequence[float]], title: str, x: str, cap: float
 
 
 def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, y: str) -> Figure:
-    """Grouped bars with their values: one colour for each named series, one place for each label."""
+    """Grouped bars with their values, a zero as a dash: one colour a named series, one place a label."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = new_axes(figure, title=title, x="", y=y)
     width = 0.8 / len(series)
@@ -109,6 +123,14 @@ def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, 
         places = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
         drawn = axes.bar(places, values, 0.9 * width, color=(BLUE, ORANGE, GREEN, GREY)[k], label=name)
         axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
+        zeros = [place for place, value in zip(places, values, strict=True) if value == 0]
+        axes.hlines(
+            [0] * len(zeros),
+            *([p + side * 0.45 * width for p in zeros] for side in (-1, 1)),
+            color=(BLUE, ORANGE, GREEN, GREY)[k],
+            linewidth=4,
+            zorder=3,
+        )
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(labels)), labels)
     axes.margins(y=0.15)
@@ -116,13 +138,22 @@ def bars(series: dict[str, Sequence[float]], labels: Sequence[str], title: str, 
     return figure
 
 
-def lines(curves: dict[str, tuple[Sequence[float], Sequence[float]]], title: str, x: str, y: str) -> Figure:
-    """Named curves `{name: (xs, ys)}` in one panel."""
+def lines(
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    x: str,
+    y: str,
+    marks: dict[str, float] | None = None,
+) -> Figure:
+    """Named curves `{name: (xs, ys)}` in one panel, and named places of the x axis as dashed lines."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = new_axes(figure, title=title, x=x, y=y)
     for colour, (name, (xs, ys)) in zip((BLUE, ORANGE, GREEN, GREY), curves.items(), strict=False):
         axes.plot(xs, ys, color=colour, linewidth=2, label=name)
-    axes.legend(frameon=False, fontsize=9)
+    for name, place in (marks or {}).items():
+        axes.axvline(place, color=GREY, linestyle="--", linewidth=1)
+        axes.annotate(name, (place, 0), (3, 4), ("data", "axes fraction"), "offset points", fontsize=9, color=GREY)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -179,7 +210,7 @@ def runs_beside(runs: dict[str, Sequence[dict[str, Any]]], steps: int) -> Figure
         runs: name -> records as log.jsonl has them, with `rewards/strict_metric/mean`.
         steps: length of a whole run, which fixes the axis while the runs go on.
     """
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(9, 3.3), layout="constrained")
     judged = new_axes(figure, 1, 2, 1, title="what it learns", x="optimizer step", y="strict accuracy [%]")
     length = new_axes(figure, 1, 2, 2, title="how long it talks", x="optimizer step", y="tokens per completion")
     for colour, (name, history) in zip((GREY, BLUE, ORANGE, GREEN), runs.items(), strict=False):
@@ -189,5 +220,5 @@ def runs_beside(runs: dict[str, Sequence[dict[str, Any]]], steps: int) -> Figure
     for axes in (judged, length):
         axes.set_xlim(0, steps + 1)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=9)
+            legend_below(axes, 4)
     return figure

@@ -5,8 +5,11 @@ is installed: there `python3 run.py` makes an environment of its own.
 
 What a hosted machine keeps. Its kernel has loaded numpy, pillow and matplotlib before the first cell runs, and its
 ipywidgets fit its own front end, so these stay at the versions found: an installer that replaced them would make the
-session mix two versions. Without a GPU its torch stays too: a CUDA build runs on the CPU as well, and the pinned one
-would be another download of gigabytes.
+session mix two versions. With the small set its torch stays too: a CUDA build runs on the CPU as well, and the pinned
+one would be another download of gigabytes.
+
+Which set a hosted machine gets. The small one, which all notebooks need, unless `GRPO_PROFILE` asks for a profile that
+trains on a GPU, and one is there: that takes 5 GB and some minutes, which the tiny model can do without.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ RESULTS_DEPEND_ON = (
     "bitsandbytes",
 )
 MODULES = {"pillow": "PIL"}  # the import name, where it differs from the package's
+GPU_PROFILES = ("t4", "l4", "a100")  # the profiles that need requirements.txt
 RESTART = {
     "Colab": "Runtime > Restart session, then Runtime > Run all",
     "Kaggle": "Run > Restart & clear cell outputs, then Run All",
@@ -134,7 +138,7 @@ def loaded(package: str) -> str | None:
 
 
 def wanted_pins(gpu: bool) -> dict[str, str]:
-    """The pins that the notebooks need: those of the GPU file with a GPU, else those of the CPU file."""
+    """The pins that the notebooks need: those of the GPU file, or the small set, those of the CPU file."""
     pins = read_pins(ROOT / ("requirements.txt" if gpu else "requirements-cpu.txt"))
     return {name: version for name, version in pins.items() if name not in TOOLS}
 
@@ -238,7 +242,8 @@ def set_up() -> None:
         RuntimeError: packages are missing or the kernel must be restarted; the message says what to click.
     """
     where, found_gpus = host(), gpus()
-    gpu = bool(found_gpus) if where else installed("unsloth") is not None
+    asked = os.environ.get("GRPO_PROFILE") in GPU_PROFILES
+    gpu = bool(found_gpus) and asked if where else installed("unsloth") is not None
     print(f"{where or 'own machine'}, Python {sys.version.split()[0]}, GPU: {', '.join(found_gpus) or 'none'}")
     pins, kept = wanted_pins(gpu), kept_versions(gpu) if where else {}
     if where:
@@ -255,6 +260,18 @@ def set_up() -> None:
             f"not installed: {', '.join(missing)}. Run `python3 run.py lab` in the project's folder: it installs into "
             ".venv and opens this notebook there. For the GPU profiles: `pip install -r requirements.txt`"
         )
+    if where and found_gpus and not asked:
+        print(f"\nThis is the small set, for the tiny model: a minute on any machine. {for_the_gpu(where)}")
+
+
+def for_the_gpu(where: str | None, profile: str = "t4") -> str:
+    """How a machine with a GPU gets the packages for it, in a sentence."""
+    if where is None:
+        return "For a real model on this GPU: `pip install -r requirements.txt`."
+    return (
+        f"For a real model on this GPU, which takes hours: put `%env GRPO_PROFILE={profile}` into a cell above the "
+        f"set-up cell and choose {RESTART[where]}; that installs about 5 GB more."
+    )
 
 
 def _install_missing(pins: dict[str, str], kept: dict[str, str], where: str) -> None:

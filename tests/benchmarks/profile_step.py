@@ -28,7 +28,7 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from utils.data.questions import Question, load_questions
 from utils.files import ROOT, read_jsonl, write_bytes
 from utils.model.policy import load_policy
 from utils.model.profiles import PROFILES, get_profile
-from utils.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, png
+from utils.plots import BLUE, GREY, ORANGE, new_axes, png
 from utils.setup import machine
 from utils.training.grpo import build_trainer
 
@@ -51,14 +51,7 @@ STEPS, MATRIX = 12, 1_024
 REAL_STEPS, REAL_PROMPTS, REAL_CAP = 6, 2, 200
 SPREAD = {"median": statistics.median, "fastest": min, "slowest": max}
 REST = "TRL and data"
-PARTS = {
-    "rollout": BLUE,
-    "scoring": PURPLE,
-    "log-probs forward": ORANGE,
-    "backward": SKY,
-    "optimizer": GREEN,
-    REST: GREY,
-}
+PARTS = ("rollout", "scoring", "log-probs forward", "backward", "optimizer", REST)
 
 
 class StepClock(TrainerCallback):
@@ -162,25 +155,32 @@ def framework_floor() -> float:
     return statistics.median(sum(step.values()) for step in clock.steps[1:])
 
 
-def figure_of(bars: dict[str, dict[str, float]], floors: dict[str, float]) -> Figure:
-    """The parts of a step before and after as stacked bars, with the floors under them."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for place, parts in enumerate(bars.values()):
-        left = 0.0
-        for part, colour in PARTS.items():
-            axes.barh(place, parts[part], left=left, color=colour, label=part if place == 0 else None)
-            left += parts[part]
-        axes.text(left, place, f" {left:.2f} s", va="center", fontsize=9)
-    for place, seconds in enumerate(floors.values(), len(bars)):
-        axes.barh(place, seconds, color="white", edgecolor=GREY, hatch="///")
-        axes.text(seconds, place, f" {seconds:.3f} s", va="center", fontsize=9)
-    axes.set_yticks(range(len(bars) + len(floors)), [*bars, *(f"floor: {name}" for name in floors)])
+def figure_of(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Each part of a step with stock calls and with shared prompts, the whole step, and the floors, in seconds.
+
+    Args:
+        rows: as step_profile.csv has them.
+    """
+    found = {(row["step"], row["part"]): float(row["seconds"]) for row in rows if row["step"] != "machine"}
+    both = {"before": ("stock calls", GREY), "after": ("shared prompts", BLUE)}
+    whole = {step: sum(seconds for (name, _), seconds in found.items() if name == step) for step in both}
+    parts = sorted(PARTS, key=lambda part: -found["before", part])
+    floors = {key: seconds for key, seconds in found.items() if key[0].startswith("floor")}
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axes = new_axes(
+        figure, title="where a step on the tiny model spends its time", x="seconds, medians", y="", grid="x"
+    )
+    for shift, (step, (label, colour)) in zip((-0.2, 0.2), both.items(), strict=True):
+        values = [whole[step], *(found[step, part] for part in parts)]
+        drawn = axes.barh([place + shift for place in range(len(values))], values, 0.36, color=colour, label=label)
+        axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize=8)
+    places = range(len(parts) + 1, len(parts) + 1 + len(floors))
+    drawn = axes.barh(places, list(floors.values()), 0.36, color=ORANGE, label="no change of the calls goes below")
+    axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize=8)
+    axes.set_yticks(range(places.stop), ["whole step", *parts, *(key[0] for key in floors)])
+    axes.axhline(0.5, color=GREY, linewidth=0.8)
     axes.invert_yaxis()
-    axes.margins(x=0.1)
-    axes.set_xlabel("seconds per training step, medians")
-    axes.set_title("where a step on the tiny model spends its time", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.08)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 
@@ -239,7 +239,7 @@ def main() -> None:
         for part, seconds in parts.items()
     ]
     write_csv(ROOT / "assets" / "runs" / "step_profile.csv", rows)
-    write_bytes(ROOT / "assets" / "figures" / "step_profile.png", png(figure_of(bars, floors)))
+    write_bytes(ROOT / "assets" / "figures" / "step_profile.png", png(figure_of(rows)))
     print(where)
     print(f"{'':<20}" + "".join(f"{name:>10}" for name in bars))
     for part in PARTS:

@@ -226,7 +226,7 @@ def step_costs(repeats: int) -> list[Row]:
 
 def curve(rows: list[Row], varied: str) -> tuple[list[int], list[float]]:
     """What was varied, and the seconds a step took."""
-    points = [(int(r["case"].split()[-1]), r["value"]) for r in rows if r["case"].rsplit(" ", 1)[0] == varied]
+    points = [(int(r["case"].split()[-1]), float(r["value"])) for r in rows if r["case"].rsplit(" ", 1)[0] == varied]
     values, seconds = zip(*points, strict=True)
     return list(values), list(seconds)
 
@@ -237,25 +237,36 @@ def exponent(values: list[int], seconds: list[float]) -> float:
 
 
 def step_cost_figure(rows: list[Row]) -> Figure:
-    """Seconds a step against each of the three, on logarithmic axes, with a line of slope 1 through the last point."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    """Seconds a step against each of the three, on logarithmic axes of one scale, with a line that doubles with it."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    first = None
     for place, varied in enumerate(COSTS, 1):
         values, seconds = curve(rows, varied)
-        axes = figure.add_subplot(1, 3, place)
+        axes = figure.add_subplot(1, 3, place, sharey=first)
+        first = first or axes
+        axes.loglog(
+            values, [seconds[-1] * value / values[-1] for value in values], "--", color=GREY, label="in proportion"
+        )
         axes.loglog(values, seconds, "o-", color=BLUE, label="measured")
-        linear = [seconds[-1] * value / values[-1] for value in values]
-        axes.loglog(values, linear, "--", color=GREY, label="linear, through the last point")
-        axes.set_title(f"exponent of the last three: {exponent(values, seconds):.2f}", fontsize=11)
-        axes.set_xlabel({"completion length": "tokens per completion"}.get(varied, varied))
+        for value, second in zip(values, seconds, strict=True):
+            above = second * values[-1] >= seconds[-1] * value
+            where = {"xytext": (0, 6 if above else -14), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axes.annotate(f"{second:.2f}", (value, second), **where)
+        axes.set_title(
+            f"{values[-1] // values[0]} times as much: {seconds[-1] / seconds[0]:.1f} times the time", fontsize=11
+        )
+        axes.set_xlabel(
+            {"completion length": "tokens per completion", "completions": "completions in a step"}.get(varied, varied)
+        )
         axes.set_xticks(values, [str(value) for value in values])
         axes.set_ylabel("seconds per training step" if place == 1 else "")
-        low, high = axes.get_ylim()
-        axes.set_yticks([2.0**k for k in range(-8, 8) if low <= 2.0**k <= high])
-        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    first.set_ylim(0.06, 7)
+    first.set_yticks([2.0**k for k in range(-3, 3)])
+    first.yaxis.set_major_formatter("{x:g}")
+    first.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 

@@ -26,7 +26,7 @@ def laid_out(working, answer):
 CASES = [  # completion, gold, solution, truncated, category, reason
     ("4*13=52, 52/2=26, 26+36=62. The answer is 62.", "62", BOXES, False, "no tag", "right number, no tags"),
     (laid_out("26+36=62", 62) + "\nI hope this helps!", "62", BOXES, False, "no tag", "text after the answer"),
-    ("The answer is 62. Let me check: 4*13", "62", BOXES, True, "no tag", "right, though cut off: a format gain"),
+    ("The answer is 62. Let me check: 4*13", "62", BOXES, True, "no tag", "right, though cut off: layout alone"),
     ("<reasoning>\n4*13=42, the answer is 62", "62", BOXES, True, "no tag", "right in spite of a slip"),
     ("The answer is 60.", "62", BOXES, False, "guess", "a wrong number without tags is no layout error"),
     ("<reasoning>\nMax has 4*13=52 notes. Half of", "62", BOXES, True, "truncated", "cut off in the working"),
@@ -214,7 +214,7 @@ def test_transitions_count_every_pair_and_agree_with_the_comparison(bank_verdict
     comparison = compare(base, trained)
     assert flow["right", "right"] == comparison["flips"]["both"] > 0
     assert sum(n for (before, after), n in flow.items() if before != "right" == after) == comparison["flips"]["fixed"]
-    assert flow["no tag", "right"] == comparison["gain"]["format_fixed"] > 0
+    assert flow["no tag", "right"] == comparison["gain"]["layout"]["fixed"] > 0
     assert not any("wrong plan" in pair for pair in flow)
     without = transitions(base, trained)
     assert any("wrong plan" in pair for pair in without) and sum(without.values()) == 160

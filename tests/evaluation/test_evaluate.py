@@ -17,16 +17,19 @@ from utils.data.answers import RULES
 from utils.data.questions import Question, load_questions
 from utils.evaluation import protocol as stored
 from utils.evaluation.evaluate import (
+    CHANGES,
     RATES,
     card_text,
     compare,
     compare_folders,
     comparison_text,
     evaluate,
+    gain_text,
     judge,
     load_evaluation,
     rates,
     score,
+    split_gain,
     too_long_text,
 )
 from utils.files import ROOT
@@ -108,13 +111,51 @@ def test_compare_counts_each_pair_once_and_splits_the_gain():
     after = verdicts(True, False, True, True, True, False)
     found = compare(before, after)
     assert found["n"] == 6 and found["flips"] == {"fixed": 3, "broken": 1, "both": 1, "neither": 1}
-    assert found["gain"] == {"format_fixed": 1, "maths_fixed": 2, "broken": 1}
+    assert found["gain"] == {
+        "layout": {"fixed": 1, "broken": 0},
+        "working": {"fixed": 0, "broken": 0},
+        "arithmetic": {"fixed": 2, "broken": 1},
+    }
     assert found["mcnemar_p"] == mcnemar_exact(3, 1)
     low, high = paired_bootstrap([v.strict for v in before], [v.strict for v in after])
     assert found["difference"] == {"points": 2 / 6, "low": low, "high": high}
     assert found["detectable"]["unpaired"] == detectable_difference(6, base_rate=2 / 6)
     assert found["detectable"]["paired"] == detectable_difference(6, discordant=4 / 6)
     assert found["needed"]["paired"] > 6
+
+
+WORKS, SLIPS = (f"<reasoning>\n6*7={n}\n</reasoning>\n<answer>{n}</answer>" for n in (42, 41))
+LUCKY, GUESSED = (f"<reasoning>\nLet me think.\n</reasoning>\n<answer>{n}</answer>" for n in (42, 55))
+IN_WORDS = "<reasoning>\nSix bags of 7 clips each make the number.\n</reasoning>\n<answer>40</answer>"
+FLIPS = [  # before, after, what the flip is counted under
+    ("6*7=42. The answer is 42.", WORKS, "layout"),
+    ("The answer is 42.", WORKS, "layout"),  # the number was right before, worked out or not
+    (GUESSED, WORKS, "working"),
+    ("The answer is 55.", WORKS, "working"),
+    (SLIPS, LUCKY, "working"),  # a guess in place of working
+    (SLIPS, WORKS, "arithmetic"),
+    (IN_WORDS, WORKS, "arithmetic"),  # working that holds no equation is working, too
+    (GUESSED, LUCKY, "arithmetic"),
+]
+
+
+@pytest.mark.parametrize("wrong, right, name", FLIPS)
+def test_a_flip_is_counted_once_and_alike_in_both_directions(wrong, right, name):
+    one, other = (judge(Question("6 bags of 7?", "42", {}), Sample(text, 9, False)) for text in (wrong, right))
+    for fate, pair in (("fixed", (one, other)), ("broken", (other, one))):
+        gain = split_gain([pair])
+        assert gain[name][fate] == 1 and sum(sum(each.values()) for each in gain.values()) == 1
+    assert gain_text(split_gain([(one, other)])).startswith("By layout ")
+    assert not any(sum(each.values()) for each in split_gain([(one, one), (other, other)]).values())
+
+
+def test_the_split_balances_the_books_of_every_recorded_run():
+    for path in (ROOT / "assets" / "runs").glob("*/seed-*/summary.json"):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        for compared in [summary, *([summary["svamp"]] if "svamp" in summary else [])]:
+            assert compared["gain"].keys() == CHANGES.keys()
+            for fate in ("fixed", "broken"):
+                assert sum(each[fate] for each in compared["gain"].values()) == compared["flips"][fate]
 
 
 def test_compare_of_the_published_figure():

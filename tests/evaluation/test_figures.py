@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from utils.evaluation import figures as pictures
 from utils.evaluation.errors import ERROR_TYPES, RIGHT
-from utils.evaluation.evaluate import RATES, Verdict, compare, rates
+from utils.evaluation.evaluate import CHANGES, RATES, Verdict, compare, rates
 from utils.evaluation.sampling import ballot, calibration, curves, gain_curves
 from utils.plots import BLUE, GREEN, GREY, RED, png
 from utils.stats import wilson_interval
@@ -89,21 +89,19 @@ def test_the_flips_and_the_steps_from_before_to_after():
     assert [bar.get_width() for bar in bars(strip)] == [45, 30, 5, 20]
     assert [bar.get_x() for bar in bars(strip)] == [0, 45, 75, 80]
     assert "fixed: 30 (30.0%)" in [text.get_text() for text in strip.get_legend().get_texts()]
-    assert [(bar.get_y(), bar.get_height()) for bar in bars(steps)] == [(0, 50), (50, 20), (70, 10), (80, -5), (0, 75)]
-    assert texts(steps) == [
-        "50\n50.0%",
-        "+20\n+20.0 points",
-        "+10\n+10.0 points",
-        f"{MINUS}5\n{MINUS}5.0 points",
-        "75\n75.0%",
-    ]
+    layout, working, arithmetic = [(50, 20), (70, 0)], [(70, 0), (70, 0)], [(70, 10), (80, -5)]
+    shown = [(bar.get_y(), bar.get_height()) for bar in bars(steps)]
+    assert shown == [(0, 50), *layout, *working, *arithmetic, (0, 75)]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars(steps)] == [GREY, *[GREEN, RED] * 3, BLUE]
+    assert texts(steps) == ["50\n50.0%", "+20", "0", "0", "0", "+10", f"{MINUS}5", "75\n75.0%"]
+    assert [label.get_text().split(":")[0] for label in steps.get_xticklabels()] == ["base", *CHANGES, "trained"]
     assert "+25.0 points" in steps.get_title() and "McNemar p = " in steps.get_title()
 
 
 @pytest.mark.parametrize(
     ("base", "trained"),
     [(GOOD, GOOD), (BAD, BAD), (BAD, GOOD), (GOOD, BAD), (UNTAGGED, GOOD)],
-    ids=["right", "wrong", "fixed", "broken", "format fixed"],
+    ids=["right", "wrong", "fixed", "broken", "layout"],
 )
 def test_the_flips_of_five_alike(base, trained):
     figure = drawn(pictures.flips_figure(compare(asked(*[base] * 5), asked(*[trained] * 5))))
@@ -114,6 +112,18 @@ def test_the_flips_of_five_alike(base, trained):
 
 
 # ------------------------------------------------------------------------------------------- the matrix
+
+
+def test_differences_stand_beside_no_difference():
+    rows = {"few": {"points": 0.05, "low": -0.01, "high": 0.11}, "many": {"points": 0.05, "low": 0.03, "high": 0.07}}
+    figure = drawn(pictures.differences_figure(rows))
+    (axes,) = figure.axes
+    assert texts(axes) == [f"+5.0  [{MINUS}1.0, +11.0]", "+5.0  [+3.0, +7.0]"] and not overlaps(figure, axes)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["few", "many"]
+    ends = [[round(x) for x in bar.get_paths()[0].vertices[:, 0]] for bar in axes.collections]
+    assert ends == [[-1, 11], [3, 7]] and axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert [to_hex(bar.get_color()[0]).upper() for bar in axes.collections] == [GREY, BLUE]
+
 
 MOVED = {
     (RIGHT, RIGHT): 604,

@@ -5,8 +5,17 @@ import re
 
 import pytest
 
-from utils.evaluation.evaluate import Verdict, rates
-from utils.evaluation.report import EXAMPLES, NOT_PROVED, held_out, summarise, verdict_line, write_report
+from utils.evaluation.evaluate import CHANGES, Verdict, rates
+from utils.evaluation.report import (
+    EXAMPLES,
+    NOT_PROVED,
+    chance_text,
+    held_out,
+    model_card,
+    summarise,
+    verdict_line,
+    write_report,
+)
 from utils.evaluation.sampling import ballot, curves, gain_curves
 
 NEEDED = {
@@ -34,7 +43,7 @@ HISTORY = [{"step": i, "reward": 0.1 * i, "rewards/correctness_reward/mean": 0.1
 
 
 def summary(**more):
-    return summarise("tiny", {"trl": "1"}, BASE, TRAINED, seed=0, train_steps=3, train_seconds=1.5, **more)
+    return summarise("tiny", {"trl": "1"}, BASE, TRAINED, **{"seed": 0, "train_steps": 3, "train_seconds": 1.5} | more)
 
 
 @pytest.fixture
@@ -63,7 +72,7 @@ def test_the_report_needs_nothing_else_and_runs_nothing(written):
     assert "http" not in text and not re.search(r"(src|href)=['\"](?!data:)", text)
     assert "<script" not in text and "<img src=x" not in text
     assert text.count("&lt;script&gt;") >= 4, "of a question, of both models' answers, of the prompt"
-    assert "teaching model" in text and "1 fixed, 1 broken" in text
+    assert "teaching model" in text and "1 fixed, 1 broken" in text and "Had training made no difference" in text
 
 
 def test_the_report_says_how_it_was_measured_and_what_it_does_not_prove(written):
@@ -101,6 +110,32 @@ def test_held_out_points_are_base_checkpoints_and_trained_model():
 
 def test_a_base_alone_is_summed_up_too():
     assert "strict 33.3%" in verdict_line(summarise("tiny", {}, BASE))
+
+
+@pytest.mark.parametrize(
+    "p, said",
+    [
+        (1e-9, "come fewer than one time in a million."),
+        (0.0385, "come about one time in 26."),
+        (0.00052, "come about one time in 1,900."),
+        (0.8, "come as often as not."),
+    ],
+)
+def test_the_test_is_told_in_words(p, said):
+    assert said in chance_text({"mcnemar_p": p})
+
+
+def test_the_gain_is_split_in_the_page_and_on_the_card(written):
+    told = "By layout 0 fixed and 0 broken, where only one answer shows working 0 and 0, by arithmetic 1 and 1."
+    text = written()[1]
+    assert told in text and told in model_card(summary())
+    assert all(f"<li>{name}: {meaning}</li>" in text for name, meaning in CHANGES.items())
+    old = summary() | {"gain": {"format_fixed": 0, "maths_fixed": 1, "broken": 1}}
+    assert "By layout" not in model_card(old), "of a run before the split was three"
+
+
+def test_a_time_that_was_not_recorded_is_not_zero(written):
+    assert "<th>training time</th><td>not recorded</td>" in written(train_seconds=None)[1]
 
 
 def test_the_verdict_says_which_questions_were_not_asked():

@@ -10,8 +10,7 @@ from typing import Any
 import nbformat
 
 from utils.exercises.checks import SOLVED
-from utils.files import ROOT
-from utils.scripts.notebooks import exercises
+from utils.scripts.notebooks import CHECK, WITH_EXERCISES, exercises
 
 TIMES = 20  # a check draws its cases: what passes by luck does not pass so often
 
@@ -22,24 +21,38 @@ def solution(name: str, number: int, **names: Any) -> dict[str, Any]:
     Args:
         number: which exercise, from 1.
     """
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    source = exercises(notebook)[number - 1][1]
-    exec(compile(source, f"{name}, solution {number}", "exec"), names)
+    return _defined(_exercise(name, number)[1], f"{name}, solution {number}", names)
+
+
+def stub(name: str, number: int, **names: Any) -> dict[str, Any]:
+    """The names that an exercise's cell defines as it is given; arguments as of `solution`."""
+    source = _exercise(name, number)[0].source
+    return _defined(source[: source.index(CHECK)], f"{name}, exercise {number}", names)
+
+
+def _exercise(name: str, number: int) -> tuple[Any, str]:
+    path = next(path for path in WITH_EXERCISES if path.stem == name)
+    return exercises(nbformat.read(path, as_version=4))[number - 1]
+
+
+def _defined(source: str, where: str, names: dict[str, Any]) -> dict[str, Any]:
+    exec(compile(source, where, "exec"), names)
     return names
 
 
-def hold(check: Callable[..., str], right: Any, wrong: dict[str, Any], *more: Any) -> None:
+def hold(check: Callable[..., str], right: Any, wrong: dict[str, Any], *more: Any, times: int = TIMES) -> None:
     """Assert that a check tells the right solution from each wrong one, whatever cases it draws.
 
     Args:
         wrong: what the mistake is -> a wrong solution, or a pair of it and words that the reply must hold.
         more: what else the check is given.
+        times: how often each is tried; fewer where the check runs a model.
     """
-    for _ in range(TIMES):
+    for _ in range(times):
         assert check(right, *more) == SOLVED
     assert len(wrong) >= 5
     for mistake, answer in wrong.items():
         answer, words = answer if isinstance(answer, tuple) else (answer, "")
-        for _ in range(TIMES):
+        for _ in range(times):
             reply = check(answer, *more)
             assert reply.startswith("not yet: ") and words in reply, f"{mistake}: {reply}"

@@ -9,10 +9,11 @@ from utils.experiments.catalogue import Experiment
 from utils.experiments.findings import (
     COLOURS,
     comparison,
-    curves_with_bands,
     forest,
     gaps_by_seed,
+    of_shares,
     paired,
+    parting,
     points,
     survives,
     verdict,
@@ -75,19 +76,35 @@ def test_points_have_a_sign_and_no_minus_zero():
 # ------------------------------------------------------------------------------------------- pictures
 
 
-def test_figures_show_seeds_and_intervals():
-    rows = rows_with(default=[0.6, 0.62, 0.58], b=[0.7, 0.73, 0.66], c=[0.61])
+def test_a_mean_of_shares_stays_between_0_and_1():
+    low, inside, high = of_shares([0.02, 0.02, 0.23]), of_shares([0.5, 0.52]), of_shares([0.9, 1.0, 1.0])
+    assert (low.low, high.high) == (0.0, 1.0) and interval([0.02, 0.02, 0.23]).low < 0
+    assert low.high == interval([0.02, 0.02, 0.23]).high and inside == interval([0.5, 0.52])
+
+
+def test_a_comparison_shows_seeds_and_intervals_and_no_rate_beyond_0_and_100():
+    rows = rows_with(default=[0.01, 0.02, 0.3], b=[0.99, 1.0, 0.8], c=[0.61])
     figure = comparison(rows, NAMES, "default", ("b", "c"), "title")
     left, right = figure.axes
     assert [t.get_text() for t in left.get_yticklabels()] == ["default", "arm b", "arm c"]
     dots = [line for line in left.lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [3, 3, 1]
-    assert len(right.containers) == 1, "one arm has an interval, the one with a single seed has none"
-    assert png(figure)
-    curves = [line for arm in TWO for s in (0, 1) for line in curve_of(arm, s, 0.5 + s / 10)]
-    bands = curves_with_bands(curves, {"a": "A", "b": "B"}, ("a", "b"))
-    assert [round(y) for y in bands.axes[0].lines[0].get_ydata()] == [55, 55]
-    assert math.isclose(bands.axes[0].collections[0].get_paths()[0].get_extents().height, 2 * 12.706 * 5, rel_tol=1e-3)
+    ends = [x for c in left.containers for bar in c.lines[2] for x in bar.get_segments()[0][:, 0]]
+    assert min(ends) == 0 and max(ends) == 100
+    assert len([c for c in right.containers if c.lines[2]]) == 1, "an arm with a single seed has no interval"
+    assert left.get_xscale() == right.get_xscale() == "linear" and png(figure)
+
+
+def test_arms_part_by_their_differences_at_every_step():
+    curves = [line for arm, plus in zip(TWO, (0, 0.2), strict=True) for s in (0, 1) for line in curve_of(arm, s, 0.5)]
+    for line in curves:
+        line["strict"] += 0.1 * line["seed"] + (0.2 + 0.1 * line["seed"] if line["arm"] == "b" else 0)
+    (axes,) = parting(curves, {"a": "A", "b": "B"}, ["b"], "a").axes
+    seeds, mean = [line.get_ydata() for line in axes.lines[:2]], axes.lines[2].get_ydata()
+    assert [list(map(round, values)) for values in (*seeds, mean)] == [[20, 20], [30, 30], [25, 25]]
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert math.isclose(band.height, 2 * 12.706 * 5, rel_tol=1e-3)
+    assert axes.get_title() == "B" and axes.get_ylabel() == "strict, minus A\n[points]"
 
 
 def diamonds(figure):
@@ -111,12 +128,25 @@ def test_the_forest_plot_fills_what_survives():
 
 
 def test_the_forest_plot_says_what_its_marks_mean_and_names_every_arm():
-    rows = rows_with(default=START, b=[a + 0.5 for a in START], c=[0.6, 0.7])
+    rows = rows_with(default=START, b=[a + 0.2 for a in START], c=[0.6, 0.7])
     figure = forest(rows, NAMES, [QUESTION], 46)
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["arm b", "arm c", "arm d"]
     assert [t.get_text() for t in axes.texts] == [QUESTION.question]
     words = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert words == [*COLOURS, "one seed", "filled: survives Bonferroni (46 comparisons)", "hollow: does not"]
-    assert len(forest(rows, NAMES, [QUESTION]).legends[0].get_texts()) == 4, "one question alone needs no stricter test"
-    assert len(axes.containers) == 2 and "logarithmic beyond 20" in axes.get_xlabel()
+    assert words == [*COLOURS, "one seed", "filled or bold: survives Bonferroni (46 comparisons)", "neither: does not"]
+    alone = [t.get_text() for t in forest(rows, NAMES, [QUESTION]).legends[0].get_texts()]
+    assert alone == [*COLOURS, "one seed", "95% interval of the mean"], "one question alone needs no stricter test"
+    assert len(axes.containers) == 2, "an arm with one seed in common has no interval"
+
+
+def test_what_lies_beyond_the_edge_of_a_linear_axis_is_an_arrow_with_its_numbers():
+    rows = rows_with(default=START, b=[a - 0.5 + n for a, n in zip(START, NOISE, strict=True)], c=[0.8, 0.1], d=START)
+    axes = forest(rows, NAMES, [QUESTION], 46).axes[0]
+    assert axes.get_xscale() == "linear" and axes.get_xlim() == (-30, 30) and "beyond 30" in axes.get_xlabel()
+    arrows = [(line.get_marker(), line.get_xdata()[0]) for line in axes.lines if line.get_marker() in "<>"]
+    assert arrows == [("<", -30), ("<", -30), ("<", -30), ("<", -30), (">", 30)]
+    numbers = [t for t in axes.texts if t.get_text() == points(paired(rows, "b", "default"))]
+    assert [t.get_fontweight() for t in numbers] == ["bold"]
+    near = rows_with(default=START, b=[a + n for a, n in zip(START, NOISE, strict=True)])
+    assert "beyond" not in forest(near, NAMES, [QUESTION]).axes[0].get_xlabel()

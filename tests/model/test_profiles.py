@@ -3,7 +3,8 @@
 import pytest
 
 from utils.model import profiles
-from utils.model.profiles import PROFILES, get_profile, pick_profile
+from utils.model.profiles import PROFILES, get_profile, gpu_profile, pick_profile
+from utils.setup import GPU_PROFILES
 
 TINY = PROFILES["tiny"]
 
@@ -42,22 +43,27 @@ class Gpu:
 @pytest.mark.parametrize(
     "gpu, name",
     [
-        (None, "tiny"),
+        (None, None),
         (Gpu(15, 7, 5), "t4"),
         (Gpu(22, 8, 9), "l4"),
         (Gpu(39.5, 8, 0), "a100"),
         (Gpu(80, 9, 0), "a100"),
-        (Gpu(4, 8, 6), "tiny"),
-        (Gpu(16, 6, 0), "tiny"),
+        (Gpu(4, 8, 6), None),
+        (Gpu(16, 6, 0), None),
     ],
 )
-def test_the_default_suits_the_gpu_found(monkeypatch, gpu, name):
+def test_a_gpu_is_told_its_profile_and_not_given_it(monkeypatch, gpu, name):
     import torch
 
     monkeypatch.delenv("GRPO_PROFILE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    assert pick_profile() == name
+    assert gpu_profile() == name
+    assert pick_profile() == "tiny"
+
+
+def test_the_set_up_cell_knows_the_profiles_that_need_the_packages_for_a_gpu():
+    assert set(GPU_PROFILES) == {name for name, profile in PROFILES.items() if profile.unsloth}
 
 
 def test_a_gpu_profile_without_a_gpu_says_what_to_click(monkeypatch):

@@ -129,7 +129,7 @@ def test_comparing_stored_evaluations_needs_no_model(measured, tmp_path):
     for part in (
         f"Flips: {found['flips']['fixed']} fixed",
         "McNemar p",
-        "maths fixed",
+        "fixed and 0 broken, where only one answer shows working",
         "10 questions notice",
         "no answer",
     ):

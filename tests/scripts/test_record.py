@@ -1,7 +1,9 @@
 """The recorded runs, and the README that shows them."""
 
-from utils.files import ROOT
-from utils.scripts.record import MARKERS, README, recorded, results_table
+import shutil
+
+from utils.files import ROOT, read_json, write_json
+from utils.scripts.record import MARKERS, README, RUNS, recorded, rescore, results_table
 
 
 def test_the_readme_shows_the_recorded_runs_and_nothing_else():
@@ -14,3 +16,12 @@ def test_every_recorded_seed_keeps_the_promise():
     for summary in recorded():
         assert summary["trained"]["strict"]["rate"] >= 0.85 and summary["mcnemar_p"] < 1e-6
         assert summary["train_seconds"] <= 180
+
+
+def test_the_summaries_say_what_the_stored_answers_say(tmp_path):
+    for who in ("base", "seed-0"):
+        shutil.copytree(RUNS / who / "test", tmp_path / who / "test")
+    stored = read_json(RUNS / "seed-0" / "summary.json", "")
+    write_json(tmp_path / "seed-0" / "summary.json", stored | {"gain": None, "trained": None, "mcnemar_p": 1.0})
+    rescore(tmp_path)
+    assert read_json(tmp_path / "seed-0" / "summary.json", "") == stored

@@ -334,6 +334,8 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * GIB), int(total * GIB)))
+        found = types.SimpleNamespace(total_memory=int(total * GIB), major=capability[0], minor=capability[1])
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
 
     return act
 
@@ -420,8 +422,26 @@ def test_each_trouble_is_found_with_its_mend(gpu, machine, settings, acted, name
 
 def test_the_tiny_profile_on_a_gpu_asks_for_no_gpu_packages(gpu, machine):
     gpu()
-    machine(vllm=None, unsloth=None, torch=None)  # torch's pin is the CPU file's: here it came with vllm
-    assert verdicts(TINY)["versions"].found == "5 packages as in requirements.txt"
+    machine(vllm=None, unsloth=None, torch="2.11.0")  # torch came with the machine or with vllm
+    checks = verdicts(TINY)
+    assert checks["versions"].found == "5 packages as in requirements-cpu.txt"
+    assert checks["GPU"].found.endswith("float32; the profile t4 is made for it")
+
+
+def test_a_hosted_machines_own_torch_is_no_warning(machine, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    machine(torch="2.11.0")
+    assert verdicts(TINY)["versions"].verdict == "ok"
+
+
+@pytest.mark.parametrize("hosted, mend", [(True, "%env GRPO_PROFILE=t4"), (False, "pip install -r requirements.txt")])
+def test_a_gpu_profile_with_the_small_set_is_told_what_installs_the_other(gpu, machine, monkeypatch, hosted, mend):
+    gpu()
+    machine(vllm=None, unsloth=None, unsloth_zoo=None, bitsandbytes=None, torchao=None)
+    if hosted:
+        monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    check = verdicts(T4)["versions"]
+    assert check.verdict == "fail" and mend in check.mend
 
 
 def test_a_computer_short_of_memory_is_warned_and_told_a_smaller_micro_batch(machine):
@@ -491,7 +511,8 @@ def test_a_long_run_is_announced_with_a_first_look():
     check = verdicts(T4)["time"]
     seconds, _ = preflight.estimate_seconds(T4)
     assert seconds > 3 * 3600 and check.verdict == "warn"
-    assert f"first look set steps to 20, about {seconds * 20 / T4.steps / 60:.0f} minutes" in check.mend
+    assert f"first look, about {seconds * 20 / T4.steps / 60:.0f} minutes, set STEPS = 20" in check.mend
+    assert preflight.duration(20) == "1 minute" and preflight.duration(170) == "3 minutes"
     assert verdicts(T4.replace(steps=20))["time"].verdict == "ok"
 
 

@@ -109,7 +109,7 @@ def _stated(text: str, mode: str, truncated: bool) -> str | None:
 
 
 _CUE = re.compile(  # each branch begins with a plain character: that lets the search skip ahead
-    r"<[aA](?:nswer|NSWER)\b[^<>\n]{0,80}>(?:\s*+<answer>)*+|\\(?:boxed|fbox)\s*\{"
+    r"<[aA](?:nswer|NSWER)\b[^<>\n]{0,80}>(?>(?:\s*+<answer>)*)|\\(?:boxed|fbox)\s*\{"
     r"|#(?<!##)###++(?=[^\w\n]{0,9}+\d)(?![ \t]*+\d++[.)][ \t]+\S)"  # not a heading, "#### 2. Total cost"
     r"|ans(?:wers?)?\b|Ans(?:wers?)?\b|ANS(?:WERS?)?\b|A(?<![^\n]A)(?=:\s*+[^\n]*[\d¼-¾⅐-⅞])"
 )

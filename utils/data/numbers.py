@@ -41,7 +41,7 @@ _LATEX_MEANING |= dict.fromkeys(r"\le \leq \ge \geq \lt \gt \ne \neq".split(), "
 _LATEX_MEANING |= {r"\approx": "=", r"\$": "$", r"\!": "", "{,}": ","}
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_BETWEEN_DIGITS = re.compile(r"(?<=\d)(?:<<[^<>]*+>>)++(?=\d)")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)(?>(?:<<[^<>]*+>>)+)(?=\d)")
 _INTEGER = r"(?: (?!0)\d{1,3} (?: (?:,\d{3})+ | (?:[ ]\d{3})+ | (?:['_]\d{3})+ ) (?!\d) | \d++ )"  # 1,234 or 1 234 567
 _DIGITS = rf"(?: {_INTEGER} (?:\.\d++)? | (?<![\w.])\.\d++ )"
 _NUMBER = re.compile(
@@ -69,13 +69,13 @@ _PLACE = rf"\b(?:{'|'.join(_PLACES)})(?:ure)?"
 _REFERENCE = re.compile(  # equation (2), steps 2 and 3, the 2nd step; but "in that case 18 are left"
     r"(?<!that )(?<!this )(?<!which )(?<!each )(?<!every )(?<!per )(?<!any )(?<!one )"
     rf"({_PLACE}\.?)[\s*_#]{{0,3}}(?:\(\d{{1,3}}\)|\[\d\]|\d{{1,3}}+(?:\.\d+)*)(?!\d|,\d|%|\s?[+*/=])"
-    r"(?:\s?(?:,|and|or|to|-|&)\s?(?:\(\d{1,3}\)|\d{1,3}\b))*+"
-    rf"|({_PLACE}s)[\s*_#]{{0,3}}(?:\(\d{{1,3}}\)|\d{{1,3}}\b)(?:\s?(?:,|and|or|to|-|&)\s?(?:\(\d{{1,3}}\)|\d{{1,3}}\b))++"
+    r"(?>(?:\s?(?:,|and|or|to|-|&)\s?(?:\(\d{1,3}\)|\d{1,3}\b))*)"
+    rf"|({_PLACE}s)[\s*_#]{{0,3}}(?:\(\d{{1,3}}\)|\d{{1,3}}\b)(?>(?:\s?(?:,|and|or|to|-|&)\s?(?:\(\d{{1,3}}\)|\d{{1,3}}\b))+)"
     rf"|\b\d{{1,2}}(?:st|nd|rd|th)\s(?={_PLACE})",
     re.IGNORECASE,
 )
 _LABEL = re.compile(  # by (2) and (3); 18 [1]; \tag{2}; a digit as an emoji
-    r"(\b(?:by|from|using|into|see|via))\s\(\d{1,2}\)(?:\s?(?:,|and|or)\s?\(\d{1,2}\))*+|(?<=[\w.])\s?\[\d\]"
+    r"(\b(?:by|from|using|into|see|via))\s\(\d{1,2}\)(?>(?:\s?(?:,|and|or)\s?\(\d{1,2}\))*)|(?<=[\w.])\s?\[\d\]"
     r"|\\(?:tag|(?:eq)?ref|label)\*?\{[^{}\n]{0,20}\}|\d\ufe0f?\u20e3",
     re.IGNORECASE,
 )
@@ -193,7 +193,7 @@ def _plain(text: str) -> str:
     if not text.isascii():
         text = _SUPERSCRIPT.sub("^", _HIDDEN_SPACE.sub(" ", text)).translate(_PLAIN_CHARACTERS)
     if "\\" in text or "{," in text:
-        text = re.sub(r"(?<=\d)(?:\\!\s?|~|\{\})*+(?=\\[dtc]?frac)", " ", text)
+        text = re.sub(r"(?<=\d)(?>(?:\\!\s?|~|\{\})*)(?=\\[dtc]?frac)", " ", text)
         text = _FRACTION.sub(r"\1\2/\3\4 ", text)
         text = _LATEX.sub(lambda command: _LATEX_MEANING.get(command[0].replace(" ", ""), " "), text)
     return without_annotations(text) if "<<" in text else text
@@ -265,7 +265,7 @@ def _exact(digits: str) -> Fraction:
 # ------------------------------------------------------------------------------------- the last number of a text
 
 _MARKER = re.compile(  # of a list's item: "3. ", "**2)** ", "(1) ", "2.1. ", "4 - Add"
-    r"(^[ \t>*_#+•-]*+[(\[]?|(?<=[.:;!?]\s)\(?)(?:\d{1,2}\.(?=\d))*+(\d{1,2})"
+    r"(^[ \t>*_#+•-]*+[(\[]?|(?<=[.:;!?]\s)\(?)(?>(?:\d{1,2}\.(?=\d))*)(\d{1,2})"
     r"(?:[.)\]:](?=[*_\s]|$|(?<=\))[A-Za-z])|[ \t]?-[ \t](?=[A-Z*])|\Z)",
     re.MULTILINE,
 )

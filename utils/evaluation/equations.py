@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import product
 
+from utils.data.numbers import to_number
+
 MAX_ITEMS = 60  # numbers, operators and brackets in one side
 MAX_DIGITS = 30  # of one number
 MAX_POWER = 64
@@ -58,6 +60,22 @@ def equations(text: str) -> list[Equation]:
         reader.take(token.lastgroup, token[0], token.start(), token.end())
     reader.close_chain()
     return reader.found
+
+
+def shows_working(text: str, answer: Fraction | None = None) -> bool:
+    """Whether a text holds an equation, or any number besides its answer; words alone are no working, nor are tags.
+
+    A real model also works in words and with unknowns, where no equation can be read; so a number that is not the
+    answer is enough. It is an upper bound: a text that only repeats the question's numbers counts, too.
+
+    Args:
+        answer: the number that the text states as its answer; None where it states none.
+    Example:
+        >>> [shows_working(text, Fraction(42)) for text in ("3*14=42 clips", "14 in each, so 42", "It must be 42.")]
+        [True, True, False]
+    """
+    numbers = re.findall(r"\d[\d,]{0,40}(?:\.\d{1,40})?", text)
+    return any(to_number(number.rstrip(",")) != answer for number in numbers) or bool(equations(text))
 
 
 # ------------------------------------------------------------------------------------------------- characters

@@ -3,7 +3,7 @@ r"""Why an answer is wrong: one category for each completion, computed from its 
 The first of these that is true names the error (`ERROR_TYPES` lists all names with their meaning):
 
 1. The number is right, so only the layout costs the point: "no tag". A wrong number outside the tags is not "no tag":
-   tags would not have saved it. So "no tag" is just what the comparison of two evaluations calls a format gain.
+   tags would not have saved it. One that is right afterwards was fixed by layout (`evaluate.split_gain`).
 2. There is no number to judge: "truncated" if the token cap cut the text off before its answer, "unparsable" if an
    answer is stated that is not one number, else "no answer".
 3. There is a number, and no working that could be read: "guess" where the working holds no number at all, else "other".
@@ -39,7 +39,7 @@ from functools import lru_cache
 from utils.data.answers import extract_answer, is_correct, parse_completion
 from utils.data.numbers import to_number
 from utils.data.questions import Question
-from utils.evaluation.equations import Equation, equations
+from utils.evaluation.equations import Equation, equations, shows_working
 from utils.evaluation.evaluate import Verdict, pairs_of
 
 RIGHT = "right"
@@ -104,7 +104,7 @@ def why(completion: str, gold: str, solution: str | None = None, truncated: bool
         return Finding("unparsable" if in_tag or re.search(r"\d", completion) else "no answer")
     steps = equations(completion)
     if not steps:
-        return Finding("other" if _mentions_numbers(completion, stated) else "guess")
+        return Finding("other" if shows_working(completion, stated) else "guess")
     goes_on = "=" in completion[steps[-1].end :]  # an equation that could not be read, with an unknown perhaps
     return _by_working(steps, stated, to_number(gold), goes_on) or _by_solution(steps, _solution_steps(solution or ""))
 
@@ -139,12 +139,6 @@ def solutions_of(questions: Sequence[Question]) -> dict[str, str]:
 @lru_cache(maxsize=4096)  # asked for before and after
 def _solution_steps(solution: str) -> tuple[Equation, ...]:
     return tuple(equations(solution))
-
-
-def _mentions_numbers(completion: str, stated: Fraction) -> bool:
-    """Whether anything but the answer itself is a number: words alone are no working."""
-    numbers = re.findall(r"\d[\d,]{0,40}(?:\.\d{1,40})?", completion)
-    return any(to_number(number.rstrip(",")) != stated for number in numbers)
 
 
 def _by_working(steps: Sequence[Equation], stated: Fraction, gold: Fraction, goes_on: bool) -> Finding | None:

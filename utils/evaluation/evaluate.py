@@ -23,6 +23,7 @@ from utils.data.answers import extract_answer, is_correct
 from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.evaluation import protocol
+from utils.evaluation.equations import shows_working
 from utils.evaluation.protocol import Protocol, require_same
 from utils.files import in_use, write_json
 from utils.model.policy import Policy, Sample, batches, fitting, generate
@@ -44,6 +45,11 @@ NAMES = {
     "format": "format",
     "truncated": "truncated",
     "no_answer": "no answer",
+}
+CHANGES = {  # what the strict gain is made of
+    "layout": "the number is right both times, and only the layout is not",
+    "working": "one of the two answers shows working, the other is a guess",
+    "arithmetic": "both show working, and one comes out right: its sums, or its plan",
 }
 
 
@@ -266,7 +272,7 @@ def compare(base: Sequence[Verdict], trained: Sequence[Verdict]) -> dict[str, An
         flips: {"fixed", "broken", "both", "neither"}, numbers of questions
         mcnemar_p: of fixed against broken
         difference: {"points", "low", "high"}, trained minus base, as shares, with its paired bootstrap interval
-        gain: {"format_fixed", "maths_fixed", "broken"}: the fixed ones that were leniently right before, and not
+        gain: {"layout", "working", "arithmetic"} -> {"fixed", "broken"}, see `split_gain`
         detectable: {"paired", "unpaired"}: smallest gain n questions show in four cases of five, as shares
         needed: {"paired", "unpaired"}: questions that the difference found would need; None for no difference
     Raises:
@@ -275,7 +281,6 @@ def compare(base: Sequence[Verdict], trained: Sequence[Verdict]) -> dict[str, An
     pairs = pairs_of(base, trained)
     n, outcomes = len(pairs), Counter((b.strict, t.strict) for b, t in pairs)
     fixed, broken = outcomes[False, True], outcomes[True, False]
-    format_fixed = sum(t.strict and not b.strict and b.lenient for b, t in pairs)
     low, high = paired_bootstrap([b.strict for b, _ in pairs], [t.strict for _, t in pairs])
     flips, before, difference = (fixed + broken) / n, sum(b.strict for b, _ in pairs) / n, (fixed - broken) / n
     ways = {"paired": {"discordant": flips}, "unpaired": {"base_rate": before}}
@@ -284,10 +289,34 @@ def compare(base: Sequence[Verdict], trained: Sequence[Verdict]) -> dict[str, An
         "flips": {"fixed": fixed, "broken": broken, "both": outcomes[True, True], "neither": outcomes[False, False]},
         "mcnemar_p": mcnemar_exact(fixed, broken),
         "difference": {"points": difference, "low": low, "high": high},
-        "gain": {"format_fixed": format_fixed, "maths_fixed": fixed - format_fixed, "broken": broken},
+        "gain": split_gain(pairs),
         "detectable": {way: detectable_difference(n, **given) for way, given in ways.items()},
         "needed": {way: questions_needed(difference, **given) if difference else None for way, given in ways.items()},
     }
+
+
+def split_gain(pairs: Sequence[tuple[Verdict, Verdict]]) -> dict[str, dict[str, int]]:
+    """Each flip counted once, under the first of `CHANGES` that is true of its two answers.
+
+    Args:
+        pairs: (base, trained) verdicts of each question.
+    Returns:
+        {"layout", "working", "arithmetic"} -> {"fixed", "broken"}, numbers of questions. Two guesses with different
+        numbers are counted under arithmetic, as nothing else tells them apart.
+    """
+    gain = {name: {"fixed": 0, "broken": 0} for name in CHANGES}
+    for base, trained in pairs:
+        if base.strict != trained.strict:
+            same_number, same_way = base.lenient and trained.lenient, works(base) == works(trained)
+            name = "layout" if same_number else "arithmetic" if same_way else "working"
+            gain[name]["fixed" if trained.strict else "broken"] += 1
+    return gain
+
+
+def works(verdict: Verdict) -> bool:
+    """Whether an answer shows any working, see `equations.shows_working`; else it is a guess."""
+    stated = extract_answer(verdict.completion, "lenient", bool(verdict.truncated))
+    return shows_working(verdict.completion, to_number(stated))
 
 
 def compare_folders(base: str | Path, trained: str | Path) -> tuple[Evaluation, Evaluation, dict[str, Any]]:
@@ -363,8 +392,7 @@ def comparison_text(comparison: dict[str, Any]) -> str:
         f"Flips: {flips['fixed']:,} fixed, {flips['broken']:,} broken; {flips['both']:,} right both times, "
         f"{flips['neither']:,} wrong both times. McNemar {p_value(comparison['mcnemar_p'])}.",
         f"Strict: {100 * change['points']:+.1f} points [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}] "
-        f"= {gain['format_fixed']:,} format fixed + {gain['maths_fixed']:,} maths fixed - {gain['broken']:,} broken, "
-        f"of {n:,}.",
+        f"of {n:,}. {gain_text(gain)}",
     ]
     if least["paired"] is None:
         lines.append(f"{n:,} questions are too few to notice a true gain of any size.")
@@ -380,6 +408,21 @@ def comparison_text(comparison: dict[str, Any]) -> str:
             f"{needed['unpaired']:,} for each model."
         )
     return "\n".join(lines)
+
+
+def gain_text(gain: dict[str, dict[str, int]]) -> str:
+    """`split_gain` in one sentence.
+
+    >>> print(gain_text({"layout": {"fixed": 45, "broken": 0}, "working": {"fixed": 357, "broken": 2},
+    ...                  "arithmetic": {"fixed": 11, "broken": 27}}))
+    By layout 45 fixed and 0 broken, where only one answer shows working 357 and 2, by arithmetic 11 and 27.
+    """
+    layout, working, arithmetic = gain.values()
+    return (
+        f"By layout {layout['fixed']:,} fixed and {layout['broken']:,} broken, where only one answer shows working "
+        f"{working['fixed']:,} and {working['broken']:,}, by arithmetic {arithmetic['fixed']:,} and "
+        f"{arithmetic['broken']:,}."
+    )
 
 
 def _points(share: float) -> str:

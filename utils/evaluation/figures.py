@@ -32,6 +32,11 @@ RATE_NAMES = {
     "truncated": "truncated at the cap",
     "no_answer": "no answer at all",
 }
+CHANGE_NAMES = (  # of `evaluate.CHANGES`
+    "layout:\nthe number was\nright both times",
+    "working:\nonly one answer\nshows any",
+    "arithmetic:\nboth work, one\ncomes out right",
+)
 RARE = "rare errors"  # what the rarest kinds are called together
 WIDTH = 8.0  # inches; at 110 dots an inch 880 pixels
 
@@ -98,7 +103,7 @@ def _rate_bar(axes: Any, y: float, r: Mapping[str, Any], colour: str) -> None:
 
 
 def flips_figure(comparison: Mapping[str, Any]) -> Figure:
-    """What became of every question, and how the strict gain is made up: layout, maths, and what was broken.
+    """What became of every question, and how the strict gain is made up: layout, working, arithmetic.
 
     Args:
         comparison: as `evaluate.compare` gives it.
@@ -128,35 +133,55 @@ def _strip(axes: Any, n: int, flips: Mapping[str, int]) -> None:
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0.08), columnspacing=1.2)
 
 
-def _steps(axes: Any, n: int, before: int, gain: Mapping[str, int]) -> None:
+def _steps(axes: Any, n: int, before: int, gain: Mapping[str, Mapping[str, int]]) -> None:
     """Bars that lead from the questions right before to those right after, each from where the last one ended."""
-    after = before + gain["format_fixed"] + gain["maths_fixed"] - gain["broken"]
-    changes = [
-        ("format fixed:\nonly the layout\nwas wrong", gain["format_fixed"], ORANGE),
-        ("maths fixed:\nthe number\nwas wrong", gain["maths_fixed"], GREEN),
-        ("broken:\nright before,\nnow not", -gain["broken"], RED),
-    ]
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.bar(0, before, 0.62, color=MODELS["base"][0])
     axes.text(0, before + 0.02 * n, f"{before:,}\n{_percent(before / n)}", ha="center", va="bottom", fontsize=9)
-    level = before
-    for i, (_name, change, colour) in enumerate(changes, 1):
-        axes.plot([i - 0.69, i + 0.31], [level, level], color=GREY, linewidth=0.8)
-        axes.bar(i, change, 0.62, bottom=level, color=colour)
-        sign = "+" if change > 0 else "\N{MINUS SIGN}" if change < 0 else ""
-        text = f"{sign}{abs(change):,}\n{_signed(change / n)} points"
-        axes.text(i, max(level, level + change) + 0.02 * n, text, ha="center", va="bottom", fontsize=9)
-        level += change
-    axes.plot([3.31, 4.31], [level, level], color=GREY, linewidth=0.8)
-    axes.bar(4, after, 0.62, color=MODELS["trained"][0])
-    axes.text(4, after + 0.02 * n, f"{after:,}\n{_percent(after / n)}", ha="center", va="bottom", fontsize=9)
-    names = ["base:\nstrictly right", *(name for name, _change, _colour in changes), "trained:\nstrictly right"]
-    axes.set_xticks(range(5), names, fontsize=9)
+    level = highest = before
+    for i, change in enumerate(gain.values(), 1):
+        for x, start, end, fate in (
+            (i - 0.19, level, level + change["fixed"], "fixed"),
+            (i + 0.19, level + change["fixed"], level + change["fixed"] - change["broken"], "broken"),
+        ):
+            axes.bar(x, end - start, 0.36, bottom=start, color=FATES[fate][1])
+            axes.text(x, max(start, end) + 0.02 * n, _change(end - start), ha="center", va="bottom", fontsize=9)
+            highest = max(highest, start, end)
+        axes.plot([i - 0.69, i - 0.37], [level, level], color=GREY, linewidth=0.8)
+        level += change["fixed"] - change["broken"]
+        axes.plot([i + 0.37, i + 0.69], [level, level], color=GREY, linewidth=0.8)
+    axes.bar(4, level, 0.62, color=MODELS["trained"][0])
+    axes.text(4, level + 0.02 * n, f"{level:,}\n{_percent(level / n)}", ha="center", va="bottom", fontsize=9)
+    axes.set_xticks(range(5), ["base:\nstrictly right", *CHANGE_NAMES, "trained:\nstrictly right"], fontsize=9)
     axes.set_ylabel("questions")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_ylim(0, 1.18 * max(before + gain["format_fixed"] + gain["maths_fixed"], after, 0.3 * n))
+    axes.set_ylim(0, 1.18 * max(highest, 0.3 * n))
+
+
+def _change(count: int) -> str:
+    return f"+{count:,}" if count > 0 else f"\N{MINUS SIGN}{-count:,}" if count < 0 else "0"
+
+
+def differences_figure(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Differences of two rates with their 95% intervals, one below the other, beside the line of no difference.
+
+    Args:
+        rows: name -> {"points", "low", "high"}, shares, as `evaluate.compare` gives them.
+    """
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.45 * len(rows)), layout="constrained")
+    axes = new_axes(figure, title="", x="difference, with its 95% interval [points]", y="", grid="x")
+    axes.axvline(0, color="black", linewidth=1)
+    for y, row in enumerate(rows.values()):
+        points, low, high = (100 * row[part] for part in ("points", "low", "high"))
+        colour = GREY if low <= 0 <= high else BLUE
+        axes.errorbar(points, y, xerr=[[points - low], [high - points]], fmt="o", color=colour, capsize=5)
+        text = f"{_signed(row['points'])}  [{_signed(row['low'])}, {_signed(row['high'])}]"
+        axes.text(points, y - 0.14, text, ha="center", va="bottom", fontsize=9)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.6, -0.7)
+    return figure
 
 
 # ----------------------------------------------------------------------------------------------- the matrix

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from utils.evaluation.browser import example_table, pair_up, select
 from utils.evaluation.errors import transitions
-from utils.evaluation.evaluate import Verdict, compare, comparison_text, rates, too_long_text
+from utils.evaluation.evaluate import CHANGES, Verdict, compare, comparison_text, gain_text, rates, too_long_text
 from utils.evaluation.figures import (
     card_figure,
     flips_figure,
@@ -29,10 +29,18 @@ from utils.stats import p_value, percent
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; } img { max-width: 100%; height: auto; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; }
+.picture { overflow-x: auto; } img { display: block; width: 100%; min-width: 40rem; height: auto; }
+summary { cursor: pointer; font-weight: bold; }
 table { border-collapse: collapse; width: 100%; } th { white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #eee; }
 td { overflow-wrap: anywhere; } pre { background: #f6f6f6; } .examples table { table-layout: fixed; }
+@media (max-width: 40rem) {
+  .examples tr, .examples td { display: block; width: auto !important; }
+  .examples tr:first-child { display: none; }
+  .examples td:nth-child(2)::before { content: "before: "; } .examples td:nth-child(3)::before { content: "after: "; }
+  .examples td { border: 0; } .examples tr { border-bottom: 1px solid #999; padding: .6rem 0; }
+}
 """
 TINY_MODEL = portable(PROFILES["tiny"].model)
 TINY = (
@@ -84,6 +92,17 @@ def verdict_line(summary: dict[str, Any]) -> str:
     )
 
 
+def chance_text(summary: Mapping[str, Any]) -> str:
+    """What McNemar's p says, in words."""
+    p = summary["mcnemar_p"]
+    often = "fewer than one time in a million" if p < 1e-6 else f"about one time in {float(f'{1 / p:.2g}'):,.0f}"
+    return (
+        "McNemar's test looks at the flips alone. Had training made no difference, each would be fixed or broken like "
+        f"the toss of a coin, and a result at least as lopsided would come {often if p < 0.5 else 'as often as not'}. "
+        "That is the p in the pictures; how large the change is, it does not say."
+    )
+
+
 def write_report(
     folder: str | Path,
     summary: dict[str, Any],
@@ -105,12 +124,13 @@ def write_report(
     body = [
         f"<h1>GRPO on profile {html.escape(summary['profile'])}</h1>",
         _paragraph(verdict_line(summary)),
+        _paragraph(chance_text(summary)),
         _paragraph(TINY) if base_model(summary) == TINY_MODEL else "",
         *(f"<h2>{title}</h2>{_image(figure, title)}{text}" for title, figure, text in _pictures(summary, history)),
         f"<h2>Errors, before and after</h2>{_image(matrix, 'errors')}",
         f"<h2>Length and accuracy</h2>{_image(length_accuracy(base, trained), 'length and accuracy')}",
         *_examples(base, trained, solutions),
-        f"<h2>How it was measured</h2>{_table(summary)}",
+        f"<h2>How it was measured</h2><details><summary>Seed, versions, protocol</summary>{_table(summary)}</details>",
         f"<h2>What this does not prove</h2><ul>{''.join(f'<li>{each}</li>' for each in NOT_PROVED)}</ul>",
     ]
     page = (
@@ -129,7 +149,9 @@ def held_out(summary: Mapping[str, Any], last: int) -> dict[int, dict[str, Any]]
 
 def _pictures(summary: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[tuple[str, Figure, str]]:
     """(title, figure, HTML below it) of all that the summary and the log tell."""
-    explained = "".join(_paragraph(line) for line in comparison_text(summary).splitlines())
+    flips, strict, *sizes = map(_paragraph, comparison_text(summary).splitlines())
+    changes = f"<ul>{''.join(f'<li>{name}: {meaning}</li>' for name, meaning in CHANGES.items())}</ul>"
+    explained = "".join((flips, strict, changes, *sizes))
     shown = [
         ("Before and after", card_figure(summary["base"], summary["trained"]), ""),
         ("Question by question", flips_figure(summary), explained),
@@ -157,7 +179,8 @@ def _paragraph(text: str) -> str:
 
 
 def _image(figure: Figure, alt: str) -> str:
-    return f"<img alt='{alt}' src='data:image/png;base64,{base64.b64encode(png(figure)).decode()}'>"
+    source = f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"
+    return f"<div class='picture'><img alt='{alt}' src='{source}'></div>"
 
 
 def _table(summary: dict[str, Any]) -> str:
@@ -165,7 +188,7 @@ def _table(summary: dict[str, Any]) -> str:
     rows = {
         "training seed": summary.get("seed"),
         "training steps": summary.get("train_steps"),
-        "training time": f"{summary.get('train_seconds', 0):.0f} s",
+        "training time": f"{seconds:,.0f} s" if (seconds := summary.get("train_seconds")) is not None else None,
         "test questions": summary["n_test"],
         **{f"base {k}, sampled, strict": f"{100 * v:.1f}%" for k, v in summary.get("base_pass", {}).items()},
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
@@ -208,7 +231,7 @@ def model_card(summary: dict[str, Any]) -> str:
         **({"weights of the base model": summary["weights"]} if summary.get("weights") else {}),
         "trained on": f"the train split of {profile.dataset}, by GRPO alone (LoRA adapter)",
         "optimizer steps, seed": f"{summary.get('train_steps', missing)}, {summary.get('seed', missing)}",
-        "training time": f"{summary['train_seconds']:,.0f} s" if "train_seconds" in summary else missing,
+        "training time": missing if (seconds := summary.get("train_seconds")) is None else f"{seconds:,.0f} s",
         "test questions": f"{summary['n_test']:,}, {Path(summary.get('questions') or f'{profile.dataset} test').name}",
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) or missing,
     }
@@ -220,6 +243,7 @@ def model_card(summary: dict[str, Any]) -> str:
         front += f"\nbase_model: {base}" if on_hub else ""
         front += "\ndatasets: [openai/gsm8k]" if profile.dataset == "gsm8k" else ""
         doubt = "Whether the base model has seen the test questions before is not known."
+    split = f" {gain_text(summary['gain'])}" if summary.get("gain", {}).keys() == CHANGES.keys() else ""
     unmeasured = "" if trained else f" Trained model, flips and p-value: {missing}."
     return f"""---
 {front}
@@ -238,7 +262,7 @@ Works out grade-school maths between `<reasoning>` tags, then gives the number b
 |---|---|---|
 {chr(10).join(rates)}
 
-{_cell(verdict_line(summary), "%[]").replace("](", "]&#40;")}{unmeasured}
+{_cell(verdict_line(summary), "%[]").replace("](", "]&#40;")}{unmeasured}{split}
 *Strict*: the right number in its tag, in a clean layout. *Lenient*: the right number anywhere.
 
 ## Limitations

@@ -1,8 +1,8 @@
 """Profiles: the numbers a learner changes, one small set for each kind of machine.
 
-The code path is the same for all of them; only these numbers differ. `GRPO_PROFILE` overrides the choice that
-`pick_profile()` makes from the machine it finds, and `GRPO_MODEL` replaces the model of whatever profile `get_profile`
-gives; `PROFILES` holds them as they are, for what was recorded with them.
+The code path is the same for all of them; only these numbers differ. `GRPO_PROFILE` names the one to use, "tiny" where
+it is not set, and `GRPO_MODEL` replaces the model of whatever profile `get_profile` gives; `PROFILES` holds them as
+they are, for what was recorded with them.
 """
 
 from __future__ import annotations
@@ -297,18 +297,24 @@ def find_model(text: str) -> str:
 
 
 def pick_profile() -> str:
-    """`GRPO_PROFILE` where it is set, else the profile that suits the GPU found, else "tiny"."""
-    name = os.environ.get("GRPO_PROFILE")
-    if name:
-        return get_profile(name).name
+    """`GRPO_PROFILE` where it is set, else "tiny": nobody starts hours of work without having asked for them.
+
+    Raises:
+        ValueError: no such profile, or no such model in `GRPO_MODEL`.
+    """
+    return get_profile(os.environ.get("GRPO_PROFILE") or "tiny").name
+
+
+def gpu_profile() -> str | None:
+    """The profile made for the GPU found, which takes hours; None without a GPU that can run one."""
     import torch
 
     if not torch.cuda.is_available():
-        return "tiny"
+        return None
     gpu = torch.cuda.get_device_properties(0)
     gib = gpu.total_memory / 2**30
     if gib < 14 or (gpu.major, gpu.minor) < (7, 5):
-        return "tiny"
+        return None
     if gpu.major < 8:
         return "t4"
     return "a100" if gib > 38 else "l4"

@@ -1,6 +1,8 @@
 """The commands of run.py: their options, and what they do once the environment is set up.
 
-    python -m utils.scripts.commands [train | evaluate | compare | score | notebooks] …     no command: the whole series
+    python -m utils.scripts.commands [train | evaluate | compare | score | notebooks | workshop] …
+
+Without a command: the whole series.
 
 The standard library is enough to import this module and to check a command line, which run.py does before anything is
 installed. Each command imports what it needs.
@@ -25,7 +27,7 @@ from typing import Any
 
 from utils.files import IN_USE, NO_ROOM, ROOT, InUse, in_use, read_json, read_jsonl, write_bytes, write_json, write_text
 from utils.model.profiles import PROFILES, find_model, get_profile
-from utils.setup import rank
+from utils.setup import PYTHONS, rank
 
 POSITIONALS = {"compare": ("base", "trained"), "score": ("folder",)}  # commands that need numpy and no model
 FULL = (
@@ -120,6 +122,17 @@ def whole_number(least: int, most: int | None = None):
         return value
 
     return parse
+
+
+def python_versions(text: str) -> str:
+    """Argument type: Python versions that the pins have wheels for, with commas."""
+    (major, oldest), (_, newest) = PYTHONS
+    known = [f"{major}.{minor}" for minor in range(oldest, newest + 1)]
+    if not all(version in known for version in text.split(",")):
+        raise ArgumentTypeError(
+            f"{text!r} is no list of {', '.join(known)}; give one, for example {known[0]},{known[1]}"
+        )
+    return text
 
 
 def build_parser() -> ArgumentParser:
@@ -225,6 +238,26 @@ def build_parser() -> ArgumentParser:
         "notebooks", "re-execute the committed notebooks on profile tiny, and make those with the solutions"
     )
     notebooks.add_argument("--write", action="store_true", required=True, help="save the outputs in notebooks/")
+
+    workshop = add("workshop", "what a teacher needs: a bundle to install from, a board of rewards", "--board rewards")
+    job = workshop.add_mutually_exclusive_group(required=True)
+    job.add_argument(
+        "--bundle",
+        type=output_folder,
+        metavar="DIR",
+        help="pack the repository and its wheels for Linux, macOS and Windows, to install without a network; goes on "
+        "where it stopped",
+    )
+    job.add_argument(
+        "--board",
+        type=existing_folder,
+        metavar="DIR",
+        help="check, bench and train each reward file in DIR, which is Python and runs with your rights",
+    )
+    workshop.add_argument(
+        "--python", type=python_versions, metavar="V,V", help="with --bundle: for these versions; default: this one's"
+    )
+    workshop.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="with --board; default: 0")
     return parser
 
 
@@ -253,6 +286,8 @@ def parse(argv: list[str]) -> Namespace:
     args = parser.parse_args(argv)
     if getattr(args, "base", None) and args.command == "evaluate" and not args.adapter:
         parser.error("--base: a stored evaluation to compare an adapter with; name the adapter with --adapter")
+    if args.command == "workshop" and (args.seed if args.bundle else args.python) is not None:
+        parser.error("--seed goes with --board, and --python with --bundle; leave it out")
     return args
 
 
@@ -451,20 +486,34 @@ def write_notebooks(args: Namespace) -> None:
     """Execute the committed notebooks in place, so that outputs and stated minutes come from one clean run.
 
     Before that, the repository's address and tag are written into everything that names them; after it, the notebooks
-    with the solutions.
+    with the solutions, and the map of the series with the new minutes.
     """
-    from utils.scripts.notebooks import NOTEBOOKS, PAGES, addressed, execute, origin, write_solutions
+    from utils.scripts.notebooks import PAGES, WITH_EXERCISES, addressed, execute, origin, write_solutions
+    from utils.scripts.series import write_map
 
     with in_use(ROOT / "notebooks"), tempfile.TemporaryDirectory() as folder:
         for page in PAGES:
             write_text(page, addressed(page.read_text(encoding="utf-8"), *origin()))
-        for notebook in NOTEBOOKS:
+        for notebook in WITH_EXERCISES:
             written = Path(folder) / notebook.name
             seconds = execute(notebook, written, EMBEDDED | {"GRPO_RUN_DIR": folder}, tell)
             minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
             write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
             tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
         write_solutions()
+        write_map()
+
+
+def workshop(args: Namespace) -> None:
+    """Pack a bundle into a folder, or judge the rewards that lie in one."""
+    if args.bundle:
+        from utils.scripts.bundle import bundle
+
+        bundle(args.bundle, args.python.split(",") if args.python else [])
+    else:
+        from utils.scripts.board import board
+
+        board(args.board, args.seed or 0, tell)
 
 
 def tell(message: str, end: str = "") -> None:
@@ -490,6 +539,7 @@ COMMANDS: dict[str | None, Callable[[Namespace], Any]] = {
     "compare": compare,
     "score": score,
     "notebooks": write_notebooks,
+    "workshop": workshop,
 }
 
 

@@ -173,16 +173,22 @@ CONCLUSIONS = (  # tests/experiments/test_script.py asks the recorded rows wheth
     "path of the sampling.",
     "**Dead groups are a symptom, not a verdict.** {dead[temperature_0.5]:.0%} of the groups taught nothing at "
     "temperature 0.5, against {dead[default]:.0%} by default, and yet it ends better ({gap[temperature_0.5]:+.1f}, at "
-    "95% only). To leave such questions out beforehand was not seen to help ({gap[with_spread]:+.1f}).",
+    "95% only). To leave such questions out beforehand was not seen to help ({gap[with_spread]:+.1f}). It "
+    "took {wait:.1f} seconds of sampling a run, and {dead[with_spread]:.0%} of the groups are dead all the same: one "
+    "that is alive at the start may be dead some steps later, because every completion is right.",
     "**A mean can hide an accident.** Of the runs with 8 completions a step one ends at {least[step_8]:.1%}: it lost "
     "the layout, hardly the maths; the best reaches {most[step_8]:.1%}. At half the rate the worst ends at "
-    "{least[step_8_lr_0.001]:.1%}.",
+    "{least[step_8_lr_0.001]:.1%}. One run of rank 64 ends at {least[rank_64]:.1%}, the next at {second:.1%}.",
     "**Gains do not add up.** Temperature 0.5 alone {gap[temperature_0.5]:+.1f}, 16 completions a step alone "
     "{gap[step_16]:+.1f}, both at once {gap[t0.5_16_0.002]:+.1f}: what is mended once cannot be mended again.",
+    "**Some settings cannot differ by construction.** In one pass a step `bnpo` is `dapo`; with one update for each "
+    "batch the ratio is 1, so that nothing is clipped, and the sequence's ratio has the same gradient as the tokens'. "
+    "That is why `bnpo` runs in 4 passes here, and why GSPO and its reference use every batch twice.",
     "**Early is not late.** At four times the length all arms lie between {low_long:.1%} and {high_long:.1%}, every "
     "answer is laid out, and no difference is seen. The profile `tiny` therefore takes its step, rate and temperature "
     "from an arm that was ahead early ({gap[t0.7_16_0.002]:+.1f}, at 95% only), and keeps 0.2 for the format, although "
-    "0.5 was ahead early too ({gap[format_0.5]:+.1f}, at 95% only).",
+    "0.5 was ahead early too ({gap[format_0.5]:+.1f}, at 95% only). A comparison made early says how soon, one made "
+    "late how far.",
     "**For any other model these are hypotheses, not measurements.** This one has 0.9 million parameters, and its "
     "questions come from templates. On a larger one the cap, the learning rate and pay for the layout deserve the "
     "first look; a small KL term was not seen to repay an expensive run. And log layout and maths apart, for they are "
@@ -208,6 +214,8 @@ def conclude(rows: Sequence[Row]) -> list[str]:
         "spread": 100 * (most["default"] - least["default"]),
         "rest": max(100 * abs(f.mean) for f, (_, arm) in zip(found, made, strict=True) if arm not in ruined),
         "better": sum(verdict(f) == WORDS[0] for f in found),
+        "wait": fmean(by_seed(rows, "with_spread", "prepare_seconds").values()),
+        "second": sorted(by_seed(rows, "rank_64").values())[1],
         "half": median(100 * (f.high - f.mean) for f in found),
         "low_lenient": min(lenient),
         "high_lenient": max(lenient),

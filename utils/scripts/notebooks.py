@@ -1,7 +1,7 @@
 """The notebooks as files: execute them headless, write the series' address into them, make those with the solutions.
 
-Every code cell is executed, in order, each notebook in a fresh kernel. A notebook of notebooks/solutions is made from
-the student's: the solution that is folded under an exercise stands in the place of its stub.
+Every code cell is executed, in order, each notebook in a fresh kernel. A notebook of a folder `solutions` is made from
+the student's beside it: the solution that is folded under an exercise stands in the place of its stub.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from nbclient.exceptions import CellExecutionError
 from utils.files import ROOT, write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-SOLUTIONS = ROOT / "notebooks" / "solutions"
+WORKSHOP = ROOT / "workshop" / "bug_hunt.ipynb"  # no part of the series
+WITH_EXERCISES = (*NOTEBOOKS, WORKSHOP)
 CHECK = "print(check_"  # how the last line of an exercise begins; what stands above it in the cell is the learner's
 SOLUTION = re.compile(r"<details><summary>Solution.*?```python\n(.*?)\n```", re.DOTALL)
 MACHINE_PATH = re.compile(re.escape(str(ROOT)) + r"/?|" + re.escape(str(Path.home())))
 
 
-PAGES = (ROOT / "README.md", *NOTEBOOKS)  # what names the series' address: badges and set-up cells
+PAGES = (ROOT / "README.md", *WITH_EXERCISES)  # what names the series' address: badges and set-up cells
 
 
 def origin() -> tuple[str, str]:
@@ -100,7 +101,7 @@ def exercises(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNo
 
 
 def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy for notebooks/solutions: every exercise solved, no outputs, links and badge from there."""
+    """A copy for the folder `solutions`: every exercise solved, no outputs, links and badge from there."""
     made = nbformat.from_dict(copy.deepcopy(notebook))
     for cell, solution in exercises(made):
         cell.source = f"{solution}\n\n\n{cell.source[cell.source.index(CHECK) :]}"
@@ -109,16 +110,19 @@ def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.outputs, cell.execution_count = [], None
         else:
             cell.source = re.sub(
-                r"(/blob/[^/]+/notebooks/)(?=\d)", r"\1solutions/", cell.source.replace("](../", "](../../")
+                r"(/blob/[^/]+/(?:notebooks/(?=\d)|workshop/(?=bug)))",
+                r"\1solutions/",
+                cell.source.replace("](../", "](../../"),
             )
     made.cells[0].source = made.cells[0].source.replace("\n", " (solutions)\n", 1)
     return made
 
 
-def write_solutions(folder: Path = SOLUTIONS) -> None:
-    """Make the notebooks with the solutions from those of the students."""
-    folder.mkdir(exist_ok=True)
-    for path in NOTEBOOKS:
+def write_solutions() -> None:
+    """Make the notebooks with the solutions from those of the students, each in the folder `solutions` beside it."""
+    for path in WITH_EXERCISES:
+        folder = path.parent / "solutions"
+        folder.mkdir(exist_ok=True)
         write_text(folder / path.name, nbformat.writes(with_solutions(nbformat.read(path, as_version=4))))
 
 

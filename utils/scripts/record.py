@@ -1,6 +1,7 @@
 """Make what is recorded in assets/.
 
     python -m utils.scripts.record           the reference runs, about 4 minutes on 2 cores
+    python -m utils.scripts.record rescore   their summaries, from the stored answers and by the rules of today
     python -m utils.scripts.record bank      the bank of completions, about a minute
     python -m utils.scripts.record bank --model MODEL [--adapter FOLDER]    the bank of a real model, hours on a CPU
 
@@ -9,7 +10,8 @@ call with one adds the trained model.
 
 For each seed the first trains profile tiny, evaluates base and trained model on the whole test split, and writes
 
-    assets/runs/tiny/seed-N/    summary.json, training.json, log.jsonl; seed 0 also keeps its adapter
+    assets/runs/tiny/base/      the answers of the base model to the test split
+    assets/runs/tiny/seed-N/    summary.json, training.json, log.jsonl, the answers; seed 0 also keeps its adapter
     assets/figures/             the README's pictures, drawn from those files
     README.md                   the results table between its two markers, written from those files
 """
@@ -35,9 +37,9 @@ from utils import plots
 from utils.data.prompts import PROMPTS
 from utils.data.questions import Question, load_questions
 from utils.evaluation import report, sampling
-from utils.evaluation.evaluate import correct_counts, evaluate
+from utils.evaluation.evaluate import compare_folders, correct_counts, evaluate, rates
 from utils.evaluation.figures import card_figure
-from utils.evaluation.protocol import ANSWERS, Answer, header_of, read_answers, revision
+from utils.evaluation.protocol import ANSWERS, Answer, header_of, pack, read_answers, revision
 from utils.files import ROOT, InUse, differences, read_json, read_jsonl, write_bytes, write_json, write_text
 from utils.model.policy import Policy, check_adapter, generate, load_policy, with_adapter
 from utils.model.profiles import PROFILES, Profile, get_profile
@@ -48,6 +50,7 @@ from utils.stats import pass_at_k, percent
 from utils.training.grpo import train
 
 SEEDS = (0, 1, 2)
+TEST = "test"
 RUNS, FIGURES, README = ROOT / "assets" / "runs" / "tiny", ROOT / "assets" / "figures", ROOT / "README.md"
 MARKERS = ("<!-- results: written by python -m utils.scripts.record -->", "<!-- end of results -->")
 PASS_QUESTIONS = 256
@@ -63,24 +66,28 @@ REMOVE_BANK = "remove that folder, and runs/bank, to sample it anew"
 
 def record(seeds: tuple[int, ...] = SEEDS) -> None:
     """Train and evaluate every seed and write its folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        _record(seeds, Path(folder))
+
+
+def _record(seeds: tuple[int, ...], work: Path) -> None:
     profile = PROFILES["tiny"]
     questions = load_questions(profile.dataset, "test")
     policy = load_policy(profile)
-    base = evaluate(policy, questions)
+    base = evaluate(policy, questions, output=work / "base" / TEST)
+    pack(work / "base" / TEST, RUNS / "base" / TEST)
     set_seed(0)
     counts = correct_counts(policy, questions[:PASS_QUESTIONS], n=8)
     base_pass = {f"pass@{k}": fmean(pass_at_k(8, right, k) for right in counts) for k in (1, 8)}
     for seed in seeds:
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            result = train(profile, folder, seed)
-            trained = evaluate(load_policy(profile, result.adapter), questions)
-            target = RUNS / f"seed-{seed}"
-            target.mkdir(parents=True, exist_ok=True)
-            for name in ("training.json", "log.jsonl"):
-                shutil.copy(Path(folder) / name, target / name)
-            if seed == seeds[0]:
-                shutil.copytree(result.adapter, target / "adapter", dirs_exist_ok=True)
+        start, run, target = time.perf_counter(), work / f"seed-{seed}", RUNS / f"seed-{seed}"
+        result = train(profile, run, seed)
+        trained = evaluate(load_policy(profile, result.adapter), questions, output=run / TEST)
+        pack(run / TEST, target / TEST)
+        for name in ("training.json", "log.jsonl"):
+            shutil.copy(run / name, target / name)
+        if seed == seeds[0]:
+            shutil.copytree(result.adapter, target / "adapter", dirs_exist_ok=True)
         summary = report.summarise(
             "tiny",
             versions(),
@@ -96,6 +103,14 @@ def record(seeds: tuple[int, ...] = SEEDS) -> None:
         )
         write_json(target / "summary.json", summary)
         print(report.verdict_line(summary), flush=True)
+
+
+def rescore(runs: Path = RUNS) -> None:
+    """Write the rates and the comparison of every recorded run anew, from its stored answers; no model is needed."""
+    for path in sorted(runs.glob("seed-*/summary.json")):
+        base, trained, comparison = compare_folders(runs / "base" / TEST, path.parent / TEST)
+        marks = {"base": rates(base.verdicts), "trained": rates(trained.verdicts)}
+        write_json(path, read_json(path, "") | marks | comparison)
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -309,7 +324,7 @@ def _sampled(policy: Policy, questions: Sequence[Question], prompt: str, raw: Pa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.scripts.record", description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=("runs", "bank"), default="runs")
+    parser.add_argument("what", nargs="?", choices=("runs", "rescore", "bank"), default="runs")
     parser.add_argument("--model", help="sample the bank of this model: a folder, a .gguf file or a hub name")
     parser.add_argument("--adapter", type=Path, help="what it learnt, to sample the trained model, too")
     args = parser.parse_args(arguments)
@@ -323,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif args.what == "bank":
         record_bank()
     else:
-        record()
+        record() if args.what == "runs" else rescore()
         publish()
 
 

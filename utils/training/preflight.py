@@ -20,9 +20,9 @@ from typing import Any
 from utils.data.questions import Question
 from utils.files import ROOT
 from utils.model.policy import Policy, generate, ladder
-from utils.model.profiles import PROFILES, QWEN_05B, QWEN_3B, Profile, is_local
+from utils.model.profiles import PROFILES, QWEN_05B, QWEN_3B, Profile, gpu_profile, is_local
 from utils.plots import histogram
-from utils.setup import installed, ram_bytes, read_pins
+from utils.setup import for_the_gpu, host, installed, ram_bytes, read_pins
 from utils.stats import wilson_interval
 from utils.training.memory import GIB, adam_bytes, lora_tensors, memory_model, model_config, parameters, peak, size
 
@@ -77,6 +77,8 @@ def _gpu(profile: Profile) -> Check:
     found = f"{torch.cuda.get_device_name()}, compute capability {capability[0]}.{capability[1]}, {profile.dtype}"
     if profile.unsloth and capability < (7, 5):
         return Check("GPU", found, "fail", "4-bit training needs 7.5: choose a T4 or newer (on Kaggle: GPU T4 x2)")
+    if not profile.unsloth and (made_for_it := gpu_profile()):
+        found += f"; the profile {made_for_it} is made for it"
     return Check("GPU", found, "ok")
 
 
@@ -147,8 +149,10 @@ def _disk(profile: Profile) -> Check:
 def _versions(profile: Profile) -> Check:
     import torch
 
-    name = "requirements.txt" if profile.unsloth or torch.cuda.is_available() else "requirements-cpu.txt"
-    matter = PACKAGES + GPU_PACKAGES * profile.unsloth
+    name = "requirements.txt" if profile.unsloth else "requirements-cpu.txt"
+    matter = {*PACKAGES, *(GPU_PACKAGES if profile.unsloth else ())}
+    if host() or torch.cuda.is_available():
+        matter.remove("torch")  # it comes with the machine or with vllm, whichever the CPU file names
     pins = {p: version for p, version in read_pins(ROOT / name).items() if p in matter}
     wrong = {p: installed(p) for p in pins if installed(p) != pins[p]}
     if not wrong:
@@ -156,6 +160,8 @@ def _versions(profile: Profile) -> Check:
     found = ", ".join(f"{p} {version or 'missing'} (wanted {pins[p]})" for p, version in wrong.items())
     if any(wrong.get(p, "") is None for p in PACKAGES):
         return Check("versions", found, "fail", f"run the set-up cell again, or: pip install -r {name}")
+    if profile.unsloth and expected_engine(profile) == "transformers" and not installed("bitsandbytes"):
+        return Check("versions", found, "fail", for_the_gpu(host(), profile.name))
     mend = (
         f"install {name}; as it is, training would go on with {expected_engine(profile)}, untested with these versions"
     )
@@ -213,15 +219,17 @@ def _time(profile: Profile) -> Check:
     if seconds <= LONG_HOURS * 3600:
         return Check("time", found, "ok")
     mend = (
-        f"for a first look set steps to {FIRST_LOOK}, about {duration(seconds * FIRST_LOOK / profile.steps)}; for the "
-        f"whole run plan to resume: a free session ends after {SESSION_HOURS} hours at the latest"
+        f"for a first look, about {duration(seconds * FIRST_LOOK / profile.steps)}, set STEPS = {FIRST_LOOK} (in a "
+        f"terminal --max-steps {FIRST_LOOK}); for the whole run plan to resume: a free session ends after "
+        f"{SESSION_HOURS} hours at the latest"
     )
     return Check("time", found, "warn", mend)
 
 
 def duration(seconds: float) -> str:
-    """Hours, or minutes up to an hour and a half, e.g. "84 minutes"."""
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+    """Hours, or minutes up to an hour and a half, e.g. "84 minutes"; less than one counts as one."""
+    minutes = max(1, round(seconds / 60))
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{minutes} minute{'s' * (minutes > 1)}"
 
 
 # --------------------------------------------------------------------------------------------- tables
