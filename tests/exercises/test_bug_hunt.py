@@ -436,7 +436,7 @@ def test_the_symptoms_are_those_of_the_table():
     assert int(read) > 1.5 * int(golds)
     before, after = numbers(4)[2], numbers(4)[5]
     assert after < 0.6 * before, "the reward falls"
-    assert re.search(r"[1-9]\d* of these get nan or inf", outside(5)) and "up to 0.9" in outside(5)
+    assert re.search(r"[1-9]\d* of them get nan", outside(5)) and re.search(r"[1-9]\d* inf", outside(5))
     gradient = re.findall(r"grad_norm .*?(\d+\.\d+)", outside(6))
     assert float(gradient[0]) > 1.0, "a mended one has about 0.1 or less"
     assert len(set(re.findall(r"rewards (\[.*\])", outside(7)))) == 1, "nothing at all"
