@@ -189,6 +189,18 @@ def test_the_readme_tells_how_far_the_gain_carries():
     assert all(after - before < 6 for n, (before, after) in rates.items() if n >= 5)
 
 
+def test_the_readme_tells_of_what_kind_the_gain_is():
+    summary, page = read_json(real.RUNS / "seed-0" / "summary.json", ""), the_readme()
+    gain, sampled = summary["gain"], summary["sampling"]["gain"]
+    assert gain["layout"]["broken"] == gain["working"]["fixed"] == gain["working"]["broken"] == 0
+    told = f"Of the {summary['flips']['fixed']} fixed questions {gain['layout']['fixed']} were fixed by layout and"
+    arithmetic = gain["arithmetic"]
+    assert f"{told} {arithmetic['fixed']} by arithmetic, which broke {arithmetic['broken']}" in page
+    at = {k: [100 * sampled["pass"][part][k - 1] for part in ("mean", "low", "high")] for k in (1, 8)}
+    one, eight = ("{:.1f} points [{:.1f}, {:.1f}]".format(*at[k]) for k in (1, 8))
+    assert f"rose by {eight}, about as much as that of a single sample, {one.replace(' points', '')}" in page
+
+
 def test_the_readme_tells_the_first_try_as_it_was():
     log, page = read_jsonl(real.RUNS / "tried" / "two-questions-a-step" / "log.jsonl"), the_readme()
 
