@@ -154,7 +154,7 @@ def terms():
 def test_pieces_4_and_8_policy_term(number):
     given, right = pair(number, "policy_term")
     some = list(terms().items())[:: 1 if number == 4 else 3]
-    hold(bug_hunt.check_policy_term, right, dict([("as given", (given, "its loss should be")), *some]), times=2)
+    hold(bug_hunt.check_policy_term, right, dict([("as given", (given, "its loss should be")), *some]), times=1)
 
 
 @pytest.mark.parametrize("number", [5, 7])
@@ -214,7 +214,7 @@ def test_piece_6_grpo_loss():
         "the value without its slope": (lambda *a: right(*a).detach() + 0 * a[0].sum(), "a gradient is"),
         "always 0": lambda new, *rest: 0 * new.sum(),
     }
-    hold(bug_hunt.check_grpo_loss, right, wrong, times=2)
+    hold(bug_hunt.check_grpo_loss, right, wrong, times=1)
 
 
 def test_piece_9_completion_mask():
@@ -404,7 +404,7 @@ def test_piece_14_resume():
         "a seed set anew": Both(mended["save"], lambda *a: (without("random").load(*a), torch.manual_seed(0))[0]),
         "nothing at all": (Both(lambda *a: None, lambda *a: None), "got None"),
     }
-    hold(check, Both(mended["save"], mended["load"]), wrong)
+    hold(check, Both(mended["save"], mended["load"]), wrong, times=5)
 
 
 # ---------------------------------------------------------------------------------------------- what is told of them
@@ -432,8 +432,8 @@ def test_the_minutes_add_up():
 
 def test_the_symptoms_are_those_of_the_table():
     assert "mean 0.000, std 0.000" in outside(1) and "0 of 7473" in outside(2) and "gold 24: 30" in outside(2)
-    read, golds = re.search(r"are (\d+)% of what is read, and (\d+)%", outside(3)).groups()
-    assert int(read) > 1.5 * int(golds)
+    read = re.findall(r"'(\d+)'", outside(3).splitlines()[1])
+    assert len(read) > 3 and set(read) <= set("123456789") and {"2", "3", "4", "5"} <= set(read)
     before, after = numbers(4)[2], numbers(4)[5]
     assert after < 0.6 * before, "the reward falls"
     assert re.search(r"[1-9]\d* of them get nan", outside(5)) and re.search(r"[1-9]\d* inf", outside(5))
