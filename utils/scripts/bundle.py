@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from utils.files import ROOT, in_use, sha256, write_json, write_text
+from utils.files import ROOT, in_use, sha256, write_bytes, write_json, write_text
 from utils.setup import PYTHONS, read_pins
 
 NAME = "grpo-math"  # of the folder that the archive holds
@@ -326,7 +326,7 @@ def pack(files: Sequence[str], folder: Path) -> None:
     os.replace(draft, folder / ARCHIVE)
     for name in files:
         if name.startswith("workshop/"):
-            write_text(folder / name, (ROOT / name).read_text(encoding="utf-8"))
+            write_bytes(folder / name, (ROOT / name).read_bytes())
 
 
 def part_record(part: Part) -> dict[str, Any]:
