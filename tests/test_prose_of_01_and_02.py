@@ -4,9 +4,9 @@ import os
 import re
 from statistics import fmean
 
-import nbformat
 import pytest
 
+from tests.pages import Page
 from utils.data.audit import WRONG_LABELS, leaks
 from utils.data.prompts import PROMPTS
 from utils.data.tiny_world import SPLIT_SIZES, TOPICS
@@ -14,28 +14,6 @@ from utils.experiments.short_run import HELD_OUT, PROFILE
 from utils.files import ROOT, read_json
 from utils.rewards.bank import load_bank, part_scores
 from utils.rewards.functions import correctness_reward, format_reward, group_advantages, total_reward, working_metric
-
-
-class Page:
-    """A notebook as committed: its prose, and what a cell printed."""
-
-    def __init__(self, name):
-        self.cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-        markdown = "\n".join(c.source for c in self.cells if c.cell_type == "markdown")
-        self.prose = " ".join(re.sub("^> ", "", markdown, flags=re.M).split())
-
-    def says(self, *sentences):
-        missing = [sentence for sentence in sentences if sentence not in self.prose]
-        assert not missing, missing
-        return True
-
-    def printed(self, within):
-        """The text under the one code cell whose source holds `within`."""
-        [cell] = [c for c in self.cells if c.cell_type == "code" and within in c.source]
-        return "".join(o.get("text", "") for o in cell.outputs)
-
-    def pictures(self):
-        return sum("image/png" in o.get("data", {}) for c in self.cells for o in c.get("outputs", ()))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +44,7 @@ def test_01_counts_what_it_cites(data):
     of_questions = [cells for cells in counted.values() if len(cells) == 4]
     assert len(of_questions) == 8 and all(cited == here for _, cited, here, _ in of_questions)
     assert data.says("What is counted here equals what is cited")
-    assert not any("not loaded" in str(cell) for cell in data.cells)
+    assert not any("not loaded" in str(cell) for cell in data.code)
     train, test, *_ = counted["rows"]
     assert data.says("GSM8K holds some 8,800") and round(sum(numbers(train + " " + test)), -2) == 8_800
     assert [int(n.replace(",", "")) for n in (train, test)] == [SPLIT_SIZES["train"], SPLIT_SIZES["test"]]
@@ -87,7 +65,7 @@ def test_01_counts_what_it_cites(data):
 def test_01_cites_the_train_split_as_it_is(data):
     from utils.data.questions import load_questions
 
-    cells = [c.source for c in data.cells if c.cell_type == "code"]
+    cells = [cell.source for cell in data.code]
     names = {}
     for part in ("def last_annotation", "def differs(q):"):
         [source] = [s for s in cells if s.startswith(part)]
@@ -273,7 +251,7 @@ def test_02_tells_what_the_lab_finds(design):
 
 
 def test_02_tells_how_the_short_runs_end(design):
-    [cell] = [c for c in design.cells if "verdict_table({" in c.source]
+    [cell] = [c for c in design.code if "verdict_table({" in c.source]
     table = next(o.data["text/html"] for o in cell.outputs if "text/html" in o.data)
     marks = {}
     for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)[1:]:

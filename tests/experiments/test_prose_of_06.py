@@ -5,34 +5,21 @@ import re
 from statistics import fmean, stdev
 
 import pytest
-from nbformat import read
 
+from tests.pages import Page
 from utils.experiments.catalogue import EXPERIMENTS, REFERENCE_RUNS, stored
 from utils.experiments.findings import EDGE, by_seed, comparisons, gaps_by_seed, paired, parting, verdict
 from utils.experiments.grid import START, read_curves, read_provenance
-from utils.files import ROOT
 from utils.stats import t_quantile
 
-NOTEBOOK = read(ROOT / "notebooks" / "06_experiments.ipynb", as_version=4)
-PROSE = " ".join(" ".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown").split())
+PAGE = Page("06_experiments")
+says, printed = PAGE.says, PAGE.printed
 BETTER, WORSE, UNSEEN = "better", "worse", "no difference seen"
 
 
 @pytest.fixture(scope="module")
 def rows():
     return stored()
-
-
-def says(*sentences):
-    """Assert that the notebook still says this, so that no test outlives its sentence."""
-    for sentence in sentences:
-        assert sentence in PROSE, sentence
-
-
-def printed(beginning):
-    """What the one cell that begins so has printed."""
-    (cell,) = (cell for cell in NOTEBOOK.cells if cell.cell_type == "code" and cell.source.startswith(beginning))
-    return "".join(output.get("text", "") for output in cell.outputs)
 
 
 def words(rows, name, metric="strict"):
@@ -70,7 +57,7 @@ def test_what_pairing_removes(rows):
 def test_the_live_grid():
     says("has it complete, or nearly, and falls behind in *strict*; its answers grow shorter")
     line = re.compile(r"(\w+) +(\d) +([\d.]+)% +([\d.]+)% +([\d.]+) ")
-    live = {(arm, seed): tuple(map(float, rest)) for arm, seed, *rest in line.findall(printed("arms = ["))}
+    live = {(arm, seed): tuple(map(float, rest)) for arm, seed, *rest in line.findall(printed("arms = [ARMS"))}
     assert len(live) == 6
     for seed in "012":
         default, alone = live["default", seed], live["format_only", seed]
@@ -167,9 +154,9 @@ def test_false_alarms_and_bonferroni(rows):
 
 def test_what_else_was_asked():
     says(f"the differences of all {len(EXPERIMENTS)} questions, four of which you have seen", "the others are about")
-    seen = {name for name in EXPERIMENTS if f'("{name}")' in "".join(c.source for c in NOTEBOOK.cells)}
+    seen = {name for name in EXPERIMENTS if f'("{name}")' in "".join(cell.source for cell in PAGE.code)}
     assert len(seen) == 4
-    listed = PROSE.split("the others are about ")[1].split(". Each")[0]
+    listed = PAGE.prose.split("the others are about ")[1].split(". Each")[0]
     assert len(re.split(r", and |, ", listed)) == len(EXPERIMENTS) - len(seen)
 
 

@@ -2,32 +2,11 @@
 
 import re
 
-import nbformat
 import pytest
 
-from utils.files import ROOT
+from tests.pages import Page
 from utils.model.profiles import PROFILES
 from utils.training.memory import lora_tensors, model_config, parameters
-
-
-class Page:
-    """A committed notebook: its prose in one line, and what its cells print."""
-
-    def __init__(self, name):
-        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-        self.prose = " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
-        self.cells = [cell for cell in cells if cell.cell_type == "code"]
-
-    def output(self, code):
-        """The text that the one cell holding `code` prints or shows."""
-        (cell,) = [cell for cell in self.cells if code in cell.source]
-        texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
-        return "".join(texts)
-
-    def numbers(self, code, after):
-        """Every number printed there behind `after`."""
-        _, _, text = self.output(code).partition(after)
-        return [float(n) for n in re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +21,18 @@ def training():
 
 def test_03_fewer_than_a_hundred_lines(scratch):
     assert "in fewer than a hundred lines" in scratch.prose
-    assert int(scratch.output("lines of GRPO").split()[0]) < 100
+    assert int(scratch.printed("lines of GRPO").split()[0]) < 100
 
 
 def test_03_clipping(scratch):
-    up, down = re.findall(r"\[\[.*?\]\]", scratch.output("gradient at ratio 0.5, 1.0, 1.5"))
+    up, down = re.findall(r"\[\[.*?\]\]", scratch.printed("gradient at ratio 0.5, 1.0, 1.5"))
     assert "The answers are no and yes" in scratch.prose and up == "[[-0.5, -1.0, 0.0]]" and down == "[[0.0, 1.0, 1.5]]"
 
 
 def test_03_the_comparison_with_trl_could_fail(scratch):
     assert "About half of the tokens lie outside the range" in scratch.prose
-    assert 0.4 < int(scratch.output("of the tokens have a ratio outside").split("%")[0]) / 100 < 0.6
-    compared = scratch.output("def compare(loss_type, beta)")
+    assert 0.4 < int(scratch.printed("of the tokens have a ratio outside").split("%")[0]) / 100 < 0.6
+    compared = scratch.printed("def compare(loss_type, beta)")
     apart = [float(n) for n in re.findall(r"TRL \S+ apart (\S+)", compared)]
     assert "Four lines, no error" in scratch.prose and len(apart) == 4 and max(apart) < 1e-6
     smallest = [float(n) for n in re.findall(r"smallest (\S+)", compared)]
@@ -61,17 +40,17 @@ def test_03_the_comparison_with_trl_could_fail(scratch):
 
 
 def test_03_the_loss_is_zero_and_its_gradient_is_not(scratch):
-    toy = scratch.output("four_advantages = ")
+    toy = scratch.printed("four_advantages = ")
     assert "sum 0.00" in toy and "loss 0.00" in toy and "[-0.37, 0.09, 0.09, 0.18]" in toy
     assert "makes the first completion more probable and the other three less" in scratch.prose
-    dapo, grpo = re.findall(r"loss (\S+)\s+length of its gradient (\S+)", scratch.output("for mean in MEANS:"))
+    dapo, grpo = re.findall(r"loss (\S+)\s+length of its gradient (\S+)", scratch.printed("for mean in MEANS:"))
     assert abs(float(grpo[0])) < 1e-5 < abs(float(dapo[0])) and float(grpo[1]) > 0.01
     assert f"{float(dapo[0]):.4f}" == f"{scratch.numbers('minus the length-weighted', 'advantage: ')[0]:.4f}"
 
 
 def test_03_the_mask(scratch):
     shown = re.findall(
-        r"(with|without)\s+mask: length of the gradient (\S+)", scratch.output("+ 40 columns of padding")
+        r"(with|without)\s+mask: length of the gradient (\S+)", scratch.printed("+ 40 columns of padding")
     )
     kept, gone = ([n for kind, n in shown if kind == which] for which in ("with", "without"))
     assert "With the mask the padding is invisible" in scratch.prose and len(set(kept)) == 1
@@ -79,9 +58,9 @@ def test_03_the_mask(scratch):
 
 
 def test_03_what_thirty_steps_show_and_what_they_do_not(scratch):
-    losses = [float(n) for n in re.findall(r"loss (\S+)", scratch.output("history = train("))]
+    losses = [float(n) for n in re.findall(r"loss (\S+)", scratch.printed("history = train("))]
     assert "the loss comes near zero" in scratch.prose and abs(losses[-1]) < 0.05 < abs(losses[0])
-    ends = re.findall(r"interval (\S+) to ([\d.]+)\)", scratch.output("third = STEPS // 3"))
+    ends = re.findall(r"interval (\S+) to ([\d.]+)\)", scratch.printed("third = STEPS // 3"))
     (first_low, first_high), (last_low, last_high) = (map(float, pair) for pair in ends)
     assert ("overlap" in scratch.prose) is (first_high > last_low)
     low, high = scratch.numbers("held_out_rewards()", "interval ")
@@ -89,7 +68,7 @@ def test_03_what_thirty_steps_show_and_what_they_do_not(scratch):
 
 
 def test_03_the_curves(scratch):
-    thirds = re.findall(r"^(\S.*?)\s+(\d+\.\d+)\s+\d+\.\d+\s+(\d+\.\d+)$", scratch.output("mean of each third"), re.M)
+    thirds = re.findall(r"^(\S.*?)\s+(\d+\.\d+)\s+\d+\.\d+\s+(\d+\.\d+)$", scratch.printed("mean of each third"), re.M)
     gain = {name: float(last) - float(first) for name, first, last in thirds}
     assert "right answers become more and the completions longer" in scratch.prose
     assert gain["correct"] > 0 and gain["tokens"] > 0
@@ -99,7 +78,7 @@ def test_03_the_curves(scratch):
 
 def test_04_the_run(training):
     rows = dict(
-        re.findall(r"^(\S.*?)\s{2,}(-?\d+\.\d+\s+-?\d+\.\d+)$", training.output("first_and_last(history)"), re.M)
+        re.findall(r"^(\S.*?)\s{2,}(-?\d+\.\d+\s+-?\d+\.\d+)$", training.printed("first_and_last(history)"), re.M)
     )
     first, last = ({name: float(pair.split()[i]) for name, pair in rows.items()} for i in (0, 1))
     assert "The reward rises, and the loss does not fall along with it" in training.prose
@@ -108,7 +87,7 @@ def test_04_the_run(training):
 
 
 def test_04_its_dead_groups(training):
-    found = re.findall(r"–\s+\d+\s+\d+\s+(\d+)%\s+(\d+)%", training.output("def dead_groups"))
+    found = re.findall(r"–\s+\d+\s+\d+\s+(\d+)%\s+(\d+)%", training.printed("def dead_groups"))
     right, other = ([int(pair[i]) for pair in found] for i in (0, 1))
     assert "its dead groups are mostly successes shared by all, and training makes more of them" in training.prose
     assert sum(right) > 3 * sum(other) and right[-1] > right[0]
