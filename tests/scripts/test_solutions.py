@@ -19,8 +19,14 @@ def read(path):
 
 
 @PAGES
-def test_those_that_are_committed_are_made_from_the_students(path):
-    assert solved(path).read_text(encoding="utf-8") == nbformat.writes(with_solutions(read(path)))
+def test_those_that_are_committed_are_made_from_the_students_and_executed(path):
+    committed, made = read(solved(path)), with_solutions(read(path))
+    assert [cell.source for cell in committed.cells] == [cell.source for cell in made.cells]
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        if "print(check_" in cell.source:
+            assert cell.outputs[0].text == f"{SOLVED}\n"
 
 
 @PAGES

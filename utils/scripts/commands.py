@@ -500,7 +500,9 @@ def write_notebooks(args: Namespace) -> None:
             minutes = f"CPU: {seconds / 60:.1f} min on {os.cpu_count()} cores ·"
             write_text(notebook, re.sub(r"CPU: [^·]*·", minutes, written.read_text(encoding="utf-8"), count=1))
             tell(f"{notebook.stem}: written after {seconds:.0f} s", end="\n")
-        write_solutions()
+        for notebook in write_solutions():
+            seconds = execute(notebook, notebook, EMBEDDED | {"GRPO_RUN_DIR": f"{folder}/solutions"}, tell)
+            tell(f"{notebook.stem}, solutions: written after {seconds:.0f} s", end="\n")
         write_map()
 
 

@@ -118,12 +118,13 @@ def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return made
 
 
-def write_solutions() -> None:
+def write_solutions() -> list[Path]:
     """Make the notebooks with the solutions from those of the students, each in the folder `solutions` beside it."""
-    for path in WITH_EXERCISES:
-        folder = path.parent / "solutions"
-        folder.mkdir(exist_ok=True)
-        write_text(folder / path.name, nbformat.writes(with_solutions(nbformat.read(path, as_version=4))))
+    made = [path.parent / "solutions" / path.name for path in WITH_EXERCISES]
+    for path, target in zip(WITH_EXERCISES, made, strict=True):
+        target.parent.mkdir(exist_ok=True)
+        write_text(target, nbformat.writes(with_solutions(nbformat.read(path, as_version=4))))
+    return made
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
