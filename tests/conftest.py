@@ -14,8 +14,8 @@ os.environ.pop("GRPO_MODEL", None)  # the tests are of the embedded model
 
 
 def pytest_collection_modifyitems(items):
-    """The two that execute all notebooks go first: what is short fills the gaps at the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_series.py", "test_solutions.py"))
+    """The whole series goes first: it keeps one worker as busy as all other tests keep the rest."""
+    items.sort(key=lambda item: item.path.name != "test_series.py")
 
 
 @pytest.fixture
