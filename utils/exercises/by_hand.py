@@ -149,7 +149,8 @@ def compare(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     capped = dataclasses.replace(policy, profile=PROFILE.replace(max_completion_tokens=rng.randint(20, 40)))
-    batch, _ = sample(capped, model, rng.sample(train_questions(), 2), rng.choice((3, 4)))
+    drawn = sorted(rng.sample(train_questions(), 8), key=lambda q: len(q.question))
+    batch, _ = sample(capped, model, [drawn[0], drawn[-1]], rng.choice((3, 4)))  # the shorter prompt is padded
     with torch.no_grad():
         now = token_logps(model, batch, temperature)
     batch["old_per_token_logps"] = now + 0.3 * torch.randn_like(now)

@@ -62,7 +62,8 @@ def check_tossed_p(tossed_p: Callable[[int, int, int], Any]) -> None:
             raise NotYet(f"{said}, which is no number")
         if float(got) > 1 + 1e-9:
             raise NotYet(f"{said}; a share is at most 1: if you double one tail, which, and is it never the middle?")
-        if abs(float(got) - exact) > 5 * math.sqrt(exact * (1 - exact) / rounds) + 2 / rounds:
+        one_tail = exact / 2  # whoever doubles its share doubles its error, too
+        if abs(float(got) - exact) > 2 * 5 * math.sqrt(one_tail * (1 - one_tail) / rounds) + 2 / rounds:
             raise NotYet(said + _tail(float(got), fixed, broken, rounds))
         if not same(float(got) * rounds, round(float(got) * rounds), 1e-6):
             raise NotYet(f"{said}, which is no whole number of {rounds:,} rounds: are `rounds` rounds tossed?")
