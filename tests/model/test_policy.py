@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from transformers import AutoTokenizer, tokenization_utils_base
 
 from utils.data.prompts import prompt_tokens
 from utils.data.questions import Question, load_questions
@@ -26,6 +27,7 @@ from utils.model.policy import (
     generate,
     ladder,
     load_policy,
+    load_tokenizer,
     prompt_budget,
     render_prompt,
 )
@@ -229,6 +231,17 @@ def test_a_mark_that_the_model_does_not_know_is_refused(name):
 def test_a_tokenizer_without_its_marks_is_refused(altered, tmp_path, name):
     with pytest.raises(ValueError, match=f"{tmp_path / 'model'}: its tokenizer has no {name}.*Mend: name one in"):
         altered(without=[name])
+
+
+def test_a_large_vocabulary_is_not_taken_for_mistrals(monkeypatch):
+    said = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", said.append)
+    monkeypatch.setattr(type(load_tokenizer(TINY.model)), "vocab_size", 151_643)
+    tokenizer = load_tokenizer(TINY.model)
+    assert not said
+    stock = AutoTokenizer.from_pretrained(TINY.model)
+    assert "fix_mistral_regex=True" in said[0], "the library has mended it: load_tokenizer need not say it any more"
+    assert tokenizer("48 pencils = 4*12").input_ids == stock("48 pencils = 4*12").input_ids
 
 
 # ------------------------------------------------------------------------------------------- answers

@@ -235,7 +235,8 @@ def load_tokenizer(model: str) -> Any:
 
     if is_gguf(model):
         return gguf_tokenizer(Path(model))
-    return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    # transformers 4.57.6 takes every large vocabulary that it saved itself for Mistral's, and advises to cut it wrongly
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=False, fix_mistral_regex=False)
 
 
 def _device() -> str:
