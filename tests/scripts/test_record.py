@@ -25,3 +25,12 @@ def test_the_summaries_say_what_the_stored_answers_say(tmp_path):
     write_json(tmp_path / "seed-0" / "summary.json", stored | {"gain": None, "trained": None, "mcnemar_p": 1.0})
     rescore(tmp_path)
     assert read_json(tmp_path / "seed-0" / "summary.json", "") == stored
+
+
+def test_the_readme_tells_of_what_kind_the_gain_is():
+    summary, page = recorded()[0], " ".join(README.read_text(encoding="utf-8").split())
+    layout, working, arithmetic = (summary["gain"][kind] for kind in ("layout", "working", "arithmetic"))
+    told = f"Of the {summary['flips']['fixed']} questions that seed 0 fixed, {layout['fixed']} were fixed by layout,"
+    guessed = f"{working['fixed']} by working where the base model guesses"
+    assert f"{told} {guessed}, and {arithmetic['fixed']} by arithmetic, which broke {arithmetic['broken']}" in page
+    assert working["fixed"] > layout["fixed"] > arithmetic["broken"] > arithmetic["fixed"], "what it learnt is told so"
