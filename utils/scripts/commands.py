@@ -252,10 +252,14 @@ def build_parser() -> ArgumentParser:
         "--board",
         type=existing_folder,
         metavar="DIR",
-        help="check, bench and train each reward file in DIR, which is Python and runs with your rights",
+        help="check, bench and train each reward file in DIR, which is Python and runs with your rights; writes "
+        "board.html there",
     )
     workshop.add_argument(
-        "--python", type=python_versions, metavar="V,V", help="with --bundle: for these versions; default: this one's"
+        "--python",
+        type=python_versions,
+        metavar="V,V",
+        help="with --bundle: for these versions, such as 3.11,3.12,3.13; default: this one's",
     )
     workshop.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="with --board; default: 0")
     return parser
