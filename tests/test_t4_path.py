@@ -11,8 +11,10 @@ only a model with an adapter gets `load_lora` as well.
 """
 
 import functools
+import io
 import os
 import shutil
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -47,6 +49,12 @@ SHORTER = {
 
 
 # ---------------------------------------------------------------------------------------------------- the stand-ins
+
+
+def code(name):
+    """The code cells of a notebook."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
 
 
 @functools.cache
@@ -187,9 +195,8 @@ class Colab:
 
         A cell that raises is an AssertionError that names it.
         """
-        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
         names = {"__name__": "notebook"}
-        for number, source in enumerate((c.source for c in cells if c.cell_type == "code"), start=1):
+        for number, source in enumerate(code(name), start=1):
             if "GRPO_PROFILE" in source:
                 for old, new in (SHORTER[name] | replaced).items():
                     assert source.count(old) == 1, f"the settings of {name} have no {old}"
@@ -256,12 +263,18 @@ class Engine:
 
 
 def on_a_cpu(settings):
-    """The trainer's settings without what a GPU and its engines compute, for a run so short that shows something."""
+    """The trainer's settings without what a GPU and its engines compute, and with steps so large that few show."""
     assert settings["fp16"] and not settings["use_cpu"] and settings["optim"] == "adamw_8bit"
     stops = settings["generation_kwargs"]["stop_token_ids" if settings["use_vllm"] else "eos_token_id"]
     ours = {"fp16": False, "use_cpu": True, "optim": "adamw_torch", "use_vllm": False}
     shorter = {"save_steps": STEPS // 2, "warmup_steps": 0, "learning_rate": TINY.learning_rate}
     return settings | ours | shorter | {"generation_kwargs": {"eos_token_id": stops}}
+
+
+def drawn(figure):
+    """A picture in the least time: coarse, and without a palette of its own."""
+    figure.savefig(file := io.BytesIO(), dpi=20)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -280,8 +293,7 @@ def test_every_cell_of_04_and_05_runs_on_a_t4(engine, colab, monkeypatch, capsys
     The first one draws the pictures.
     """
     colab.with_engine(engine).asks_for("t4")
-    if engine != "unsloth+vllm":
-        monkeypatch.setattr(plots, "png", lambda figure, **how: b"a picture")
+    monkeypatch.setattr(plots, "png", lambda figure, **how: drawn(figure) if engine == "unsloth+vllm" else b"a picture")
     run, drive = colab.folder / "run" / "training", colab.folder / "drive" / "grpo-math"
     drive.parent.mkdir()
     mirrored = {"MIRROR = None": f"MIRROR = {str(drive)!r}"}
@@ -321,6 +333,18 @@ def test_a_gpu_alone_starts_no_run_of_hours(colab, capsys):
     assert "the profile t4 is made for it" in names["checks"][0].found
     assert colab.run("05_evaluation", "find_training(")["training"].recorded
     assert "profile tiny; judged is the recorded training, after 160 steps" in capsys.readouterr().out
+
+
+def test_what_unsloth_changes_is_imported_after_it():
+    """Unsloth warns of transformers, which is there; the notebooks' own imports load no part of it that is patched."""
+    imports = [cell for name in SHORTER for cell in code(name)[1:2]]
+    assert all("from utils.model.policy import" in cell for cell in imports)
+    late = ("peft", "trl", "transformers.trainer", "transformers.modeling_utils", "transformers.models.qwen2")
+    check = f"import sys; print([name for name in {late} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*imports, check])], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_the_profile_without_its_packages_is_told_what_to_do(colab):
