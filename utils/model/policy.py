@@ -14,6 +14,7 @@ variable `GRPO_ENGINE` names the engine to begin with. Every engine trains the s
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -164,27 +165,36 @@ def _template_fault(tokenizer: Any) -> str | None:
 
 
 def with_adapter(policy: Policy, folder: str | Path) -> Policy:
-    """Put a trained adapter on a base model that is loaded already: the weights lie in memory once.
+    """Put a trained adapter on a base model that is loaded already, in the place of one that is on it.
 
-    Go on with what is returned: the model inside `policy` is changed (only vLLM takes the adapter with each request).
+    The weights lie in memory once. Go on with what is returned: the model inside `policy` is changed (only vLLM takes
+    the adapter with each request).
 
     Raises:
         FileNotFoundError, ValueError: the adapter is missing, unreadable or made for another model.
     """
     folder, model = check_adapter(folder, policy), policy.model
-    try:
-        if policy.engine == "transformers":
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, folder).eval()
-        elif policy.engine == "unsloth":
-            model.load_adapter(str(folder), adapter_name="default")
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the adapter in {folder} does not fit {policy.profile.model} ({str(error)[:200]} …); "
-            "use the profile it was trained with"
-        ) from error
+    if "vllm" not in policy.engine:
+        try:
+            model = _put_on(model, folder, policy.engine)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the adapter in {folder} does not fit {policy.profile.model} ({str(error)[:200]} …); "
+                "use the profile it was trained with"
+            ) from error
     return Policy(model, policy.tokenizer, policy.profile, policy.engine, folder)
+
+
+def _put_on(model: Any, folder: Path, engine: str) -> Any:
+    """PEFT's model with the adapter on it. Layers are made anew: Unsloth keeps copies of those that have answered."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(model.unload() if isinstance(model, PeftModel) else model, folder)
+    if engine == "unsloth":  # as its loader does with a saved adapter
+        from unsloth import FastLanguageModel
+
+        model = FastLanguageModel.patch_peft_model(model)
+    return model.eval()
 
 
 def check_adapter(folder: str | Path, policy: Policy | None = None) -> Path:
@@ -257,7 +267,7 @@ def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
     import torch
     from unsloth import FastLanguageModel
 
-    return FastLanguageModel.from_pretrained(
+    model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=profile.model,
         max_seq_length=profile.context_tokens,
         dtype=getattr(torch, profile.dtype),
@@ -266,6 +276,11 @@ def _load_unsloth(profile: Profile, vllm: bool) -> tuple[Any, Any]:
         max_lora_rank=profile.lora_rank,
         gpu_memory_utilization=0.5,
     )
+    if vllm:  # Unsloth gives it only to a model with an adapter on it (`patch_peft_fast_inference`, 2026.10.7)
+        from unsloth_zoo.vllm_utils import load_lora
+
+        model.load_lora = functools.partial(load_lora, model)
+    return model, tokenizer
 
 
 def _load_plain(profile: Profile) -> tuple[Any, Any]:

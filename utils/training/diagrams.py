@@ -114,7 +114,9 @@ def reward_to_tokens(rewards: Sequence[float], advantages: Sequence[float], leng
 
 
 def lora_layer(name: str, rows: int, columns: int, rank: int) -> Figure:
-    """A layer's frozen matrix and the two thin ones that LoRA trains beside it, to scale, with their numbers.
+    """A layer's frozen matrix and the two thin ones that LoRA trains beside it, with their numbers.
+
+    To scale, but that a side which would be too thin to see is drawn wider.
 
     Args:
         rows, columns: of the frozen matrix: numbers that go out of the layer and into it.
