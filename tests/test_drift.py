@@ -341,7 +341,7 @@ def test_unsloth_still_lends_these_methods_to_the_model(sources):
         (sources("unsloth") / file).read_text(encoding="utf-8")
         for file in ("unsloth/models/llama.py", "unsloth/models/_utils.py", "unsloth/save.py")
     )
-    assert "model.fast_generate = model.vllm_engine.generate" in llama
+    assert "model.fast_generate = model.vllm_engine.generate" in llama and "def patch_peft_model(" in llama
     assert "model.load_lora = functools.partial(load_lora, model)" in helpers
     bound = {
         ast.unparse(n.args[0])
