@@ -219,9 +219,7 @@ def likely(got: Any, wanted: int, lengths: Sequence[int], share: float) -> str:
     """The mistake that is likely behind a wrong cap, as the end of a sentence."""
     if same(got, wanted + 1, 0.0):
         return "; a completion as long as the cap is whole"
-    try:
-        got = float(got)
-    except (TypeError, ValueError):
+    if not same(got, got):
         return "; one number is wanted"
     if got not in lengths:
         return "; a cap is a length that occurs: between two of them a quantile only interpolates"

@@ -88,7 +88,7 @@ def _tail(got: float, fixed: int, broken: int, rounds: int) -> str:
         "do you count both directions?": [exact / 2],
         "the other side may lead, too": [upper, 2 * upper, min(1.0, 2 * upper)],
         "heads above the half are half of the lead": [share(lambda heads: abs(2 * heads - n) >= 2 * lead)],
-        "just as lopsided and more count, in both directions (fractions are rounded on the way, whole numbers are not)": [
+        "just as lopsided and more count, in both directions; fractions are rounded on the way": [
             (exact + more) / 2,
             exact - more,
         ],

@@ -162,12 +162,11 @@ def check_seeds_needed(seeds_needed: Callable[[float, float], Any]) -> None:
     for n in (
         *rng.sample(range(3, 32), 6),
         rng.randint(32, 60),
-        rng.randint(150, 300),
     ):  # widths that n seeds just reach, and widths that n - 1 seeds nearly do
         sd = rng.uniform(0.5, 12)
         just, nearly = half_width(n, sd), half_width(n - 1, sd)
         cases += [(sd, just + 0.02 * (nearly - just)), (sd, nearly - 0.02 * (nearly - just))]
-    cases += [(1.0, 9.5), (0.7, 30.0)]  # two seeds are enough
+    cases += [(1.0, 9.5), (0.7, 30.0), (3.0, half_width(rng.randint(110, 200), 3.0))]  # two are enough, and many
     asked = []
     for sd, wanted in ((round(sd, 4), round(wanted, 4)) for sd, wanted in cases):
         got, n = ask(seeds_needed, sd, wanted), counted(sd, wanted)

@@ -88,7 +88,8 @@ def compare_share(dead_share: Callable[[dict[str, Any]], Any], record: dict[str,
         return
     hint = ""
     if len(record["groups"]) == 1:
-        hint = f": its rewards are {shown([round(r, 2) for r in record['groups'][0]['rewards']])}"
+        rewards = [round(r, 2) for r in record["groups"][0]["rewards"]]
+        hint = f": it is {'dead' if dead else 'alive'}, its rewards are {shown(rewards)}"
     elif dead > 1 and same(got, dead):
         hint = ": divide by the number of groups"
     elif same(got, 1 - wanted):

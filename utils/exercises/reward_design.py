@@ -28,9 +28,8 @@ def check_cheat(cheat: str) -> None:
     """Exercise 1: a text that the classic rewards pay whatever the gold is, and ours never."""
     if not isinstance(cheat, str) or not cheat.strip():
         raise NotYet(f"a text is wanted, this is {shown(cheat)}")
-    if working_metric([cheat]) != [0.0] or re.search(
-        r"\d", re.sub(r"<answer>.*?</answer>", "", cheat, flags=re.DOTALL)
-    ):
+    outside = re.sub(r"<answer>.*?</answer>", "", cheat, flags=re.DOTALL) if "<answer>" in cheat else ""
+    if working_metric([cheat]) != [0.0] or re.search(r"\d", outside):
         raise NotYet("there is working in it: write no sum, and no digits outside the answer")
     rng = random.Random()
     golds = [gold for gold in map(str, rng.sample(range(2, 20_000), 40)) if gold not in cheat]
