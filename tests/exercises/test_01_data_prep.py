@@ -148,6 +148,7 @@ def test_exercise_2():
             "names deleted inside words": (by(lambda q: anywhere.sub("", q.question.casefold())), "within a word"),
             "names at the end of a word": (by(lambda q: at_end.sub("_", q.question).casefold()), "within a word"),
             "nearly the same words": (alike, "a number of it is another"),
+            "neighbours": (by(lambda q: frozenset(grams(q))), "words stand in another order"),
             "numbers masked": (by(lambda q: re.sub(r"\d+", "", " ".join(in_order(q)))), "accused wrongly"),
             "as shared_questions": (by(lambda q: tuple(re.findall(r"\w+", q.question.casefold()))), "other names"),
             "names in small letters alone": (by(lambda q: within.sub("_", q.question).casefold()), "capitals"),

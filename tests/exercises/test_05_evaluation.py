@@ -6,7 +6,7 @@ import random
 import numpy as np
 
 from tests.exercises.given import hold, solution
-from utils.exercises.evaluation import check_n_for_width, check_right_after, check_tossed_p, smallest_n
+from utils.exercises.evaluation import check_n_for_width, check_right_after, check_tossed_p, halved, smallest_n
 from utils.stats import mcnemar_exact, wilson_interval
 
 NAME = "05_evaluation"
@@ -116,16 +116,6 @@ def test_exercise_3():
 
     def textbook(rate, wanted):
         return math.ceil(4 * 1.96**2 * rate * (1 - rate) / wanted**2)
-
-    def halved(rate, wanted):
-        high = 1
-        while width(rate, high) > wanted:
-            high *= 2
-        low = high // 2
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if width(rate, middle) <= wanted else (middle + 1, high)
-        return low
 
     right = solution(NAME, 3, wilson_interval=wilson_interval)["n_for_width"]
     assert smallest_n(0.85, 0.02) > 3 * 1319, "the notebook says: several times GSM8K's test split"

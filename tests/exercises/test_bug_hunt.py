@@ -105,7 +105,7 @@ def test_piece_3_stated():
     wrong = {
         "as given": (given, "the last number is"),
         "no MULTILINE": after(r"^\s*\d+[.)]\s", 0),
-        "every number with a stop": (after(r"\b\d+[.)]"), "ends a sentence"),
+        "every number with a stop": (after(r"\b\d+[.)]"), "line's start"),
         "a stop in the middle": (after(r"\d+[.)]\s"), "line's start"),
         "markers of one digit": (after(r"^\s*\d[.)](?=\s|$)"), "two digits"),
         "markers with a space behind": (after(r"^\s*\d+[.)] "), "cut off right behind"),
@@ -444,7 +444,7 @@ def test_piece_14_resume(tmp_path):
         "no schedule": (without("schedule"), "learning rate"),
         "no random state": (without("random"), "other random numbers"),
         "no weights": (without("model"), "the weights are not"),
-        "in memory": (from_memory(), "learning rate"),
+        "the weights in memory": (from_memory(), "another run"),
         "all of it in memory": (all_in_memory(), "another run"),
         "one place for all": (one_place(), "another run"),
         "a constant": Both(mended["save"], lambda *a: 4),

@@ -115,8 +115,8 @@ def check_stated(stated: Callable[[str], Any]) -> None:
         steps: (c, "a marker is no number, but the item behind it may hold one"),
         f"{steps}\n\n3. **Give the result**": (c, ""),
         f"{steps}\n\n{rng.randint(10, 99)}. Then": (c, "a marker may have two digits"),
-        f"{steps}\n3.": (c, "a text may be cut off right behind a marker"),
         f"1. Tom counts.\nThere are {c}. That is all.": (c, "a marker stands at a line's start"),
+        f"{steps}\n3.": (c, "a text may be cut off right behind a marker"),
         f"{steps}\n   3) Then": (c, "markers are written `3)` and with spaces before them, too"),
         f"1. Tom has {a} {thing}.\nThe answer is {c}.": (
             c,

@@ -108,7 +108,8 @@ def planted(rng: random.Random) -> tuple[list[Question], list[Question], list[Qu
     leaked += [made(q, with_other_names(q.question, rng), "with other names") for q in renamed]
     leaked[-1] = made(renamed[-1], leaked[-1].question.upper(), "with other names and in capitals")
 
-    pairs = [two_drives(rng, "{}ville"), two_drives(rng, "Mac{}"), two_farms(rng), two_days(train, rng)]
+    pairs = [two_drives(rng, "{}ville"), two_drives(rng, "Mac{}"), two_farms(rng), two_ways(rng)]
+    pairs.append(two_days(train, rng))
     train += [one for one, _ in pairs]
     numbers = [q for q in train if len(set(re.findall(r"\d+", q.question))) > 1]
     known = {nameless(q.question) for q in train}
@@ -177,6 +178,17 @@ def two_farms(rng: random.Random) -> tuple[Question, Question]:
     return (
         Question(text.format("hens", "ducks"), str(hens * a + ducks * b), {}),
         Question(text.format("ducks", "hens"), str(ducks * a + hens * b), {"how": "its words stand in another order"}),
+    )
+
+
+def two_ways(rng: random.Random) -> tuple[Question, Question]:
+    """Two different problems with the same words that hold the same pairs and triples of neighbours."""
+    who, n, more = rng.choice(NAMES), rng.randint(3, 40), rng.randint(3, 40)
+    steps = ["doubles it then", f"adds {more} to it then"]
+    text = f"{who} takes {n} and writes it down. Who sees it then {{}} {{}} reads it out. Which number is read?"
+    return (
+        Question(text.format(*steps), str(2 * n + more), {}),
+        Question(text.format(*steps[::-1]), str(2 * (n + more)), {"how": "its words stand in another order"}),
     )
 
 

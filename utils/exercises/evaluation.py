@@ -121,12 +121,24 @@ def check_n_for_width(n_for_width: Callable[[float, float], Any]) -> None:
 
 
 def bumpy(rng: random.Random) -> tuple[float, float]:
-    """A rate and a width at whose smallest n halving a range goes astray, for the width grows again behind it."""
+    """A rate and a width for which halving a range misses the smallest n, for behind it the width grows again."""
     while True:
         rate, n = rng.randint(60, 95) / 100, rng.randint(50, 300)
         width = round((_width(rate, n) + _width(rate, n + 1)) / 2, 6)
-        if smallest_n(rate, width) == n and _width(rate, n + 1) > width:
+        if smallest_n(rate, width) == n < halved(rate, width):
             return rate, width
+
+
+def halved(rate: float, width: float) -> int:
+    """What doubling n, and halving the last range then, takes for the smallest n."""
+    high = 1
+    while _width(rate, high) > width:
+        high *= 2
+    low = high // 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _width(rate, middle) <= width else (middle + 1, high)
+    return low
 
 
 def smallest_n(rate: float, width: float) -> int:
