@@ -4,7 +4,7 @@ A check must say "solved" to the given solution, every time, and "not yet" to ev
 that learners make and two ways of gaming it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nbformat
@@ -40,16 +40,24 @@ def _defined(source: str, where: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def hold(check: Callable[..., str], right: Any, wrong: dict[str, Any], *more: Any, times: int = TIMES) -> None:
+def hold(
+    check: Callable[..., str],
+    right: Any,
+    wrong: dict[str, Any],
+    *more: Any,
+    also: Sequence[Any] = (),
+    times: int = TIMES,
+) -> None:
     """Assert that a check tells the right solution from each wrong one, whatever cases it draws.
 
     Args:
+        also: right solutions that are written otherwise.
         wrong: what the mistake is -> a wrong solution, or a pair of it and words that a reply must hold.
         more: what else the check is given.
         times: how often each is tried; fewer where the check runs a model.
     """
-    for _ in range(times):
-        assert check(right, *more) == SOLVED
+    for solved in (right, *also):
+        assert [check(solved, *more) for _ in range(times)] == [SOLVED] * times
     assert len(wrong) >= 5
     for mistake, answer in wrong.items():
         answer, words = answer if isinstance(answer, tuple) else (answer, "")

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 from tests.exercises.given import hold, solution
 from utils.exercises.start import check_shows_working, check_texts
 
@@ -70,6 +72,16 @@ def test_exercise_2():
     def truthy(text):
         return [found for found in re.findall(SUM, text) if true(*found)]
 
+    def ranged(text):
+        found = re.findall(SUM.replace("-+*/", "+*-/"), text)
+        return any(true(a, s if s in "+*-" else "/", b, c) for a, s, b, c in found)
+
+    def nearly(text):
+        return any(
+            true(a, s, b, c) or (s == "/" and int(b) and abs(int(a) / int(b) - int(c)) < 0.05)
+            for a, s, b, c in re.findall(SUM, text)
+        )
+
     def endless(text):
         while True:
             pass
@@ -78,6 +90,28 @@ def test_exercise_2():
         check_shows_working,
         right,
         {
+            "only the last sum": (
+                lambda text: ([False] + [true(*found) for found in re.findall(SUM, text)])[-1],
+                "one true sum is enough",
+            ),
+            "only the first two": (lambda text: any(true(*found) for found in re.findall(SUM, text)[:2]), "comes last"),
+            "every sum": (
+                lambda text: all(true(*found) for found in re.findall(SUM, text) or [(1, "+", 1, 1)]),
+                "all of them",
+            ),
+            "all spaces removed": (lambda text: right(text.replace(" ", "")), "parts two numbers"),
+            "a range of signs": (ranged, "a hyphen means a range"),
+            "a quotient that nearly comes out": nearly,
+            "a difference without its sign": lambda text: any(
+                true(*found) or (found[1] == "-" and true(found[2], "-", found[0], found[3]))
+                for found in re.findall(SUM, text)
+            ),
+            "one digit on the right": lambda text: any(
+                true(*found) for found in re.findall(SUM.replace(r"(\d+) *=", r"(\d) *="), text)
+            ),
+            "as many spaces on both sides": lambda text: any(
+                true(a, *rest) for a, _, *rest in re.findall(r"(\d+)( ?)([-+*/])\2(\d+)\2=\2(\d+)", text)
+            ),
             "only the first sum": (first_only, "all of them"),
             "floor division": (floor_division, "exactly"),
             "plus and minus swapped": swapped,
@@ -92,6 +126,7 @@ def test_exercise_2():
             "always true": lambda text: True,
             "the stub": lambda text: None,
         },
+        also=[lambda text: np.any([true(*found) for found in re.findall(SUM, text)])],
     )
     assert "did not return" in quickly(endless)
 

@@ -4,6 +4,8 @@ import random
 import re
 from collections import Counter
 
+import numpy as np
+
 from tests.exercises.given import hold, solution
 from utils.data.numbers import to_number
 from utils.data.questions import to_question
@@ -22,7 +24,9 @@ NAME = "01_data_prep"
 
 
 def test_every_fault_is_one_and_every_gold_can_be_read():
-    assert [usable(drawn_row(reason, random.Random())) for reason in [*FAULTS, *GOLDS]] == [False] * 8 + [True] * 6
+    assert [usable(drawn_row(reason, random.Random())) for reason in [*FAULTS, *GOLDS]] == [False] * len(FAULTS) + [
+        True
+    ] * len(GOLDS)
 
 
 def test_exercise_1():
@@ -53,6 +57,22 @@ def test_exercise_1():
     def fields_at_hand(row):
         return not row["question"].strip() or to_number(row["answer"].rpartition("####")[2]) is None
 
+    def hashes_at_hand(row):
+        gold = row.get("answer", "")
+        unread = "####" in gold and to_number(gold.rpartition("####")[2]) is None
+        return not row.get("question", "").strip() or not gold.strip() or unread
+
+    def split_at_hashes(row):
+        fields = row.get("question", "").strip(), row.get("answer", "").strip()
+        return not all(fields) or to_number(fields[1].split("####")[1]) is None
+
+    def by_float(row):
+        try:
+            float(row["answer"].split("####")[1].replace(",", "").replace("$", ""))
+        except (KeyError, IndexError, ValueError):
+            return True
+        return not row.get("question", "").strip()
+
     def empty_only(row):
         return not row.get("question") or to_number(row.get("answer", "").rpartition("####")[2]) is None
 
@@ -66,6 +86,11 @@ def test_exercise_1():
             "zero taken for none": (positions(no_number_or_zero), "like any other"),
             "a field that is missing": (positions(fields_at_hand), "KeyError"),
             "a blank question taken": (positions(empty_only), "is blank"),
+            "no hashes, no look": (positions(hashes_at_hand), "it has no ####"),
+            "hashes taken for granted": (positions(split_at_hashes), "IndexError"),
+            "nan taken for a number": (positions(by_float), "nan"),
+            "the first row that is alike": lambda rows: [rows.index(row) for row in rows if raises(row)],
+            "texts": (lambda rows: list(map(str, positions(raises)(rows))), "list of positions"),
             "the rows themselves": (lambda rows: [row for row in rows if raises(row)], "list of positions"),
             "how many": (lambda rows: sum(map(raises, rows)), "list of positions"),
             "a mark for each row": lambda rows: list(map(raises, rows)),
@@ -77,6 +102,11 @@ def test_exercise_1():
             "nothing": (lambda rows: None, "list of positions"),
             "no function": ([1, 3, 4], "a function is wanted"),
         },
+        also=[
+            lambda rows: np.flatnonzero([raises(row) for row in rows]),
+            lambda rows: [np.int64(i) for i, row in enumerate(rows) if raises(row)],
+            lambda rows: tuple(sorted({i for i in range(len(rows)) if raises(rows[i])})),
+        ],
     )
 
 
@@ -88,7 +118,16 @@ def test_exercise_2():
 
         return leaks
 
+    def alike(train, other):
+        known = [grams(q) for q in train]
+        return [q for q in other if any(len(g & grams(q)) > 0.9 * len(g | grams(q)) for g in known)]
+
+    def grams(q):
+        words = in_order(q)
+        return set(zip(words, words[1:], words[2:], strict=False))
+
     names = {name.casefold() for name in NAMES}
+    at_end = re.compile(rf"({'|'.join(NAMES)})\b", re.I)
     anywhere, within = re.compile("|".join(names)), re.compile("|".join(NAMES))
 
     def in_order(q):
@@ -107,6 +146,9 @@ def test_exercise_2():
             ),
             "names masked inside words": (by(lambda q: anywhere.sub("_", q.question.casefold())), "within a word"),
             "names deleted inside words": (by(lambda q: anywhere.sub("", q.question.casefold())), "within a word"),
+            "names at the end of a word": (by(lambda q: at_end.sub("_", q.question).casefold()), "within a word"),
+            "nearly the same words": (alike, "a number of it is another"),
+            "neighbours": (by(lambda q: frozenset(grams(q))), "words stand in another order"),
             "numbers masked": (by(lambda q: re.sub(r"\d+", "", " ".join(in_order(q)))), "accused wrongly"),
             "as shared_questions": (by(lambda q: tuple(re.findall(r"\w+", q.question.casefold()))), "other names"),
             "names in small letters alone": (by(lambda q: within.sub("_", q.question).casefold()), "capitals"),
@@ -169,8 +211,13 @@ def test_exercise_3():
             "by position, rounded": lambda lengths, share: sorted(lengths)[round(share * len(lengths)) - 1],
             "the share cut off": lambda lengths, share: right(lengths, 1 - share),
             "a list": (lambda lengths, share: [right(lengths, share)], "one number"),
+            "text": (lambda lengths, share: str(right(lengths, share)), "one number"),
             "the printed number": lambda lengths, share: 83,
             "the stub": lambda lengths, share: 0,
             "nothing": (lambda lengths, share: None, "one number"),
         },
+        also=[
+            lambda lengths, share: np.quantile(lengths, share, method="inverted_cdf"),
+            lambda lengths, share: float(right(lengths, share)),
+        ],
     )

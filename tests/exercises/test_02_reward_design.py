@@ -1,5 +1,7 @@
 """The checks of notebook 02, held against wrong solutions."""
 
+import numpy as np
+
 from tests.exercises.given import hold, solution
 from utils.exercises.reward_design import check_cheat, check_group, check_right_among
 
@@ -25,6 +27,7 @@ def test_exercise_1():
                 "working",
             ),
             "working without a sign": ("<reasoning>6 and 6 is 12</reasoning><answer>12</answer>!", "working"),
+            "working behind the answer": (right + " for 3 and 4 make 7", "working"),
             "the number alone": ("5", "pays it 0.5"),
             "tags alone": ("<reasoning>\n\n</reasoning>", "1 or more is wanted"),
             "the layout on lines, no number": ("<reasoning></reasoning><answer>x</answer>", "pays it 0.5"),
@@ -55,6 +58,9 @@ def test_exercise_2():
                 "dead, too",
             ),
             "a wrong number that is right for some": (lambda gold: [clean(gold)] * 2 + [clean(36)] * 2, "gold is 36"),
+            "a wrong number of 7": (lambda gold: [clean(gold)] * 2 + [clean(7)] * 2, "gold is 7 "),
+            "a large wrong number": (lambda gold: [clean(gold)] * 2 + [clean("12,345")] * 2, "gold is 12345"),
+            "a negative wrong number": (lambda gold: [clean(gold)] * 2 + [clean(-1)] * 2, "gold is -1"),
             "a wrong number of 0": (lambda gold: [clean(gold)] * 2 + [clean(0)] * 2, "gold is 0"),
             "one more, a comma forgotten": (lambda gold: [clean(gold), *[clean(int(gold) + 1)] * 3], "ValueError"),
             "all right": (lambda gold: [clean(gold)] * 4, "dead, too"),
@@ -67,6 +73,10 @@ def test_exercise_2():
             "the stub": (lambda gold: ["I do not know."] * 4, "dead, too"),
             "a group": ([clean(39)] * 2 + [clean(36)] * 2, "a function is wanted"),
         },
+        also=[
+            lambda gold: tuple(clean(int(gold.replace(",", "")) + i) for i in range(4)),
+            lambda gold: [f"The answer is {gold}.", "I do not know.", "Hm.", "No idea."],
+        ],
     )
     assert check_group(lambda gold: ["I do not know."] * 3 + [f"The answer is {gold}."]) == "solved", "all messy"
 
@@ -96,5 +106,7 @@ def test_exercise_3():
             "rounded": lambda r, c, kept: round(right(r, c, kept), 2),
             "the stub": lambda r, c, kept: 0.0,
             "nothing": (lambda r, c, kept: None, "returns None"),
+            "text": lambda r, c, kept: str(right(r, c, kept)),
         },
+        also=[lambda r, c, kept: np.array(r)[np.array(c) == kept].mean()],
     )

@@ -1,8 +1,10 @@
 """The checks of notebook 03, held against wrong solutions, and their truth against the notebook's own functions."""
 
+import math
 import random
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +69,11 @@ def test_exercise_1():
             "the two sides swapped": swapped,
             "epsilon ignored": of_0_2,
             "an advantage of zero": (zero_too, "teaches nothing"),
+            "a quotient for the lower end": lambda r, a, e: r < 1 + e if a > 0 else r > 1 / (1 + e) if a < 0 else False,
+            "a quotient for the upper end": lambda r, a, e: r < 1 / (1 - e) if a > 0 else r > 1 - e if a < 0 else False,
+            "the logarithm clipped": lambda r, a, e: a != 0 and math.log(r) * math.copysign(1, a) < e,
+            "a third limit": lambda r, a, e: has_slope(r, a, e) and r < 3,
+            "True or nothing": (lambda r, a, e: True if has_slope(r, a, e) else None, "True or False is wanted"),
             "only the ratio": lambda ratio, advantage, epsilon: ratio < 1 + epsilon,
             "one of the printed cases": lambda ratio, advantage, epsilon: table.get((ratio, advantage), False),
             "always": lambda ratio, advantage, epsilon: True,
@@ -76,6 +83,10 @@ def test_exercise_1():
             "the old answer, a list": [True, False, True, True, False, False],
             "two arguments": (lambda ratio, advantage: True, "TypeError"),
         },
+        also=[
+            lambda r, a, e: np.logical_and(a != 0, np.sign(a) * (r - 1) < e),
+            lambda r, a, e: torch.tensor(a != 0 and min(r * a, min(max(r, 1 - e), 1 + e) * a) == r * a),
+        ],
     )
 
 
@@ -107,10 +118,21 @@ def test_exercise_2(taught, batch):
             "the notebook's 16 completions": lambda x, mask, longest: (x * mask).sum() / (16 * longest),
             "the number that TRL prints": lambda x, mask, longest: torch.tensor(trl[3]),
             "the number for that shape": lambda x, mask, longest: trl[3] if x.shape == (4, 20) else x.mean(),
-            "one number a completion": lambda x, mask, longest: (x * mask).sum(1) / longest,
+            "one number a completion": (lambda x, mask, longest: (x * mask).sum(1) / longest, "one number is wanted"),
+            "the longest that was sampled": (
+                lambda x, mask, longest: (x * mask).sum() / (len(x) * mask.sum(1).max()),
+                "not the longest allowed",
+            ),
+            "the sign turned": (lambda x, mask, longest: -(x * mask).sum() / (len(x) * longest), "its sign"),
+            "text": (lambda x, mask, longest: str((x * mask).sum().item() / (len(x) * longest)), "one number"),
             "nothing": lambda x, mask, longest: None,
         },
         trl,
+        also=[
+            lambda x, mask, longest: ((x * mask).sum(-1) / longest).mean(),
+            lambda x, mask, longest: np.sum(x.numpy() * mask.numpy()) / (len(mask) * longest),
+            lambda x, mask, longest: x[mask.bool()].sum().view(1) / (len(mask) * longest),
+        ],
     )
     assert "on the notebook's batch" in check_dr_grpo(right, (*trl[:3], 2 * trl[3]))
 
@@ -144,6 +166,7 @@ def test_exercise_3(taught, batch):
             "a float": lambda x, m: 0.1,
             "the batch by heart": lambda x, m: right(log_ratio, mask),
             "zeros, as on a fresh batch": lambda x, m: torch.zeros(len(x), 1),
+            "the sign turned": (lambda x, m: -right(x, m), "its sign"),
             "not a number": lambda x, m: right(x, m) * float("nan"),
             "a name that is not there": (lambda x, m: log_ration / m, "NameError"),  # noqa: F821
         },

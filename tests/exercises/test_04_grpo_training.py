@@ -2,7 +2,9 @@
 
 from statistics import fmean, mean
 
+import numpy as np
 import pytest
+import torch
 
 from tests.exercises.given import hold, solution
 from utils.exercises.grpo_training import check_dead_share, check_lucky
@@ -36,16 +38,21 @@ def test_exercise_1():
                 len(set(group["parts"]["correctness_reward"])) == 1 for group in record["groups"]
             ),
             "counted, not shared": (lambda record: sum(map(is_dead, record["groups"])), "divide by the number"),
-            "the others": (lambda record: 1 - right(record), "those that teach"),
+            "the others": (lambda record: 1 - right(record), "it is dead"),
             "the first group alone": lambda record: float(is_dead(record["groups"][0])),
             "two kinds of reward at most": by(lambda r: len(set(r)) <= 2),
             "the mean advantage": by(lambda r: abs(mean(group_advantages(r, len(r)))) < 1e-6),
             "looked up in the log": lambda record: logged.get(record["step"], 0.0),
             "looked up, else a guess": lambda record: logged.get(record["step"], 0.5),
+            "only pairs are compared": by(lambda r: all(a == b for a, b in zip(r[::2], r[1::2], strict=False))),
+            "the first is the least": by(lambda r: r[0] == min(r)),
+            "a deviation of exactly 0": by(lambda r: np.std(r) == 0),
+            "text": lambda record: str(right(record)),
             "a misspelt key": (lambda record: fmean(len(set(g["reward"])) == 1 for g in record["groups"]), "KeyError"),
         },
         rollouts,
         history,
+        also=[by(lambda r: np.ptp(r) == 0), by(lambda r: all(a == b for a, b in zip(r, r[1:], strict=False)))],
     )
     assert "differ from TRL's log, the first is 1" in check_dead_share(
         right, rollouts, [line | {"frac_reward_zero_std": 0.1} for line in history]
@@ -75,5 +82,10 @@ def test_exercise_2():
             "a table, else nearly": lambda G: table.get(G, G**0.5),
             "constant": lambda G: 0.7071,
             "a text": lambda G: "(G - 1) / sqrt(G)",
+            "rounded": (lambda G: round((G - 1) / G**0.5, 2), "do not round"),
+            "one of the others": (lambda G: -1 / G**0.5, "one of the others"),
+            "too large for a float": lambda G: 10**400,
+            "several": lambda G: torch.ones(G)[:9],
         },
+        also=[lambda G: (1 - 1 / G) / np.std(np.eye(1, G), ddof=1), lambda G: torch.tensor((1 - 1 / G) * G**0.5)],
     )

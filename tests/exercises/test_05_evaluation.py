@@ -3,8 +3,10 @@
 import math
 import random
 
+import numpy as np
+
 from tests.exercises.given import hold, solution
-from utils.exercises.evaluation import check_n_for_width, check_right_after, check_tossed_p, smallest_n
+from utils.exercises.evaluation import check_n_for_width, check_right_after, check_tossed_p, halved, smallest_n
 from utils.stats import mcnemar_exact, wilson_interval
 
 NAME = "05_evaluation"
@@ -17,11 +19,13 @@ def test_exercise_1():
         check_right_after,
         solution(NAME, 1)["right_after"],
         {
-            "the stub": (lambda before, flips: before, "nothing has changed"),
+            "the stub": (lambda before, flips: before, "up or down"),
             "the broken forgotten": (lambda before, flips: before + flips["fixed"], "was right before"),
             "the fixed forgotten": (lambda before, flips: before - flips["broken"], "right now"),
             "the broken added": (lambda before, flips: before + flips["fixed"] + flips["broken"], "one right answer"),
             "the other way round": (lambda before, flips: before - flips["fixed"] + flips["broken"], "way round"),
+            "its size": (lambda before, flips: before + abs(flips["fixed"] - flips["broken"]), "the number falls"),
+            "text, and right": lambda before, flips: str(before + flips["fixed"] - flips["broken"]),
             "a rate": lambda before, flips: (before + flips["fixed"] - flips["broken"]) / sum(flips.values()),
             "the printed case": lambda before, flips: 1159,
             "the printed difference": lambda before, flips: before + 384,
@@ -70,6 +74,21 @@ def test_exercise_2():
             ),
             "just as lopsided alone": share(lambda heads, fixed, broken: heads in (fixed, broken)),
             "the count one off": biased,
+            "half of the lead": (
+                share(lambda heads, fixed, broken: abs(heads - (fixed + broken) / 2) >= abs(fixed - broken)),
+                "half of the lead",
+            ),
+            "as fractions": (
+                share(lambda heads, f, b: abs(heads / (f + b) - 0.5) >= abs(f / (f + b) - 0.5)),
+                "fractions are rounded",
+            ),
+            "the larger of the two tossed": (
+                lambda f, b, rounds: (
+                    sum(abs(2 * tosses(max(f, b)) - max(f, b)) >= abs(f - b) for _ in range(rounds)) / rounds
+                ),
+                "once for each flip",
+            ),
+            "text": (lambda fixed, broken, rounds: str(two_sided(fixed, broken, rounds)), "no number"),
             "rounds ignored": (lambda fixed, broken, rounds: two_sided(fixed, broken, 4001), "rounds"),
             "a number of rounds, not a share": lambda fixed, broken, rounds: rounds * two_sided(fixed, broken, rounds),
             "the formula": (lambda fixed, broken, rounds: mcnemar_exact(fixed, broken), "whole number"),
@@ -80,6 +99,11 @@ def test_exercise_2():
             "the printed cases": lambda fixed, broken, rounds: printed.get((fixed, broken), 1.0),
             "no return": (lambda fixed, broken, rounds: None, "no number"),
         },
+        also=[
+            lambda f, b, rounds: np.mean(
+                abs(2 * np.random.default_rng().binomial(f + b, 0.5, rounds) - f - b) >= abs(f - b)
+            )
+        ],
     )
     doubled = check_tossed_p(lambda fixed, broken, rounds: min(1, 2 * larger(fixed, broken, rounds)))
     assert doubled == "solved", "both tails are alike: the larger side's, doubled and at most 1, is as good"
@@ -108,9 +132,15 @@ def test_exercise_3():
             "half the interval": lambda rate, wanted: next(n for n in range(1, 9999) if width(rate, n) / 2 <= wanted),
             "one too many": (lambda rate, width: smallest_n(rate, width) + 1, "with"),
             "one too few": lambda rate, width: smallest_n(rate, width) - 1,
+            "halving a range": halved,
+            "begun at 30": lambda rate, width: max(30, smallest_n(rate, width)),
+            "begun at 10": lambda rate, width: max(10, smallest_n(rate, width)),
+            "too large for a float": (lambda rate, width: 10**400, "a whole number"),
+            "text": (lambda rate, width: str(smallest_n(rate, width)), "a whole number"),
             "steps of a hundred": lambda rate, width: 100 * math.ceil(smallest_n(rate, width) / 100),
             "the printed case": lambda rate, width: smallest_n(0.85, 0.02) if (rate, width) == (0.85, 0.02) else 1,
             "no number": (lambda rate, width: None, "a whole number"),
             "a fraction": (lambda rate, width: smallest_n(rate, width) - 0.5, "a whole number"),
         },
+        also=[lambda rate, width: np.float64(smallest_n(rate, width))],
     )

@@ -3,6 +3,9 @@
 import math
 from statistics import fmean, pstdev, stdev
 
+import numpy as np
+from scipy import stats
+
 from tests.exercises.given import hold, solution
 from utils.exercises.experiments import check_arm, check_interval, check_seeds_needed
 from utils.experiments.catalogue import ARMS
@@ -47,6 +50,19 @@ def test_exercise_1():
             "the normal quantile": (wrong(lambda n, gaps: 1.959963985 * stdev(gaps) / math.sqrt(n)), "1.96"),
             "divided by n": (wrong(lambda n, gaps: t(gaps) * stdev(gaps) / n), "not by n"),
             "not divided": (wrong(lambda n, gaps: t(gaps) * stdev(gaps)), "deviation of the mean"),
+            "the normal quantile from 30 on": wrong(
+                lambda n, gaps: (t(gaps) if n < 30 else 1.96) * stdev(gaps) / math.sqrt(n)
+            ),
+            "a table of t up to 30": wrong(
+                lambda n, gaps: t_quantile(0.95, min(30, n - 1)) * stdev(gaps) / math.sqrt(n)
+            ),
+            "the quantile of a tail": (
+                wrong(lambda n, gaps: t_quantile(0.975, n - 1) * stdev(gaps) / math.sqrt(n)),
+                "on either side already",
+            ),
+            "both lists sorted": (lambda arm, reference: right(sorted(arm), sorted(reference)), "tears the pairs"),
+            "mean and half width": (lambda a, r: (fmean(right(a, r)), fmean(right(a, r)) - right(a, r)[0]), "two ends"),
+            "text": (lambda arm, reference: map(str, right(arm, reference)), "two numbers"),
             "pstdev": (wrong(lambda n, gaps: t(gaps) * pstdev(gaps) / math.sqrt(n)), "pstdev"),
             "two heaps": (two_heaps, "two heaps"),
             "the reference minus the arm": (lambda arm, reference: right(reference, arm), "arm minus"),
@@ -61,6 +77,10 @@ def test_exercise_1():
             "the stub": lambda arm, reference: (0.0, 0.0),
             "no function": ((0.0, 0.0), "a function is wanted"),
         },
+        also=[
+            lambda arm, reference: np.array(right(arm, reference)),
+            lambda arm, reference: stats.ttest_rel(arm, reference).confidence_interval(0.95),
+        ],
     )
 
 
@@ -94,10 +114,19 @@ def test_exercise_2():
                 "raised ValueError",
             ),
             "at least five": lambda sd, half_width: max(5, right(sd, half_width)),
-            "a number with a point": (lambda sd, half_width: float(right(sd, half_width)), "a whole number"),
+            "a fraction": (lambda sd, half_width: right(sd, half_width) - 0.5, "a whole number"),
+            "begun at three": lambda sd, half_width: max(3, right(sd, half_width)),
+            "a hundred at most": lambda sd, half_width: min(100, right(sd, half_width)),
+            "the normal quantile from 30 on": wrong(
+                lambda n, sd, half: (t_quantile(0.95, n - 1) if n < 30 else 1.96) * sd / math.sqrt(n) <= half
+            ),
+            "half of the half width": (lambda sd, half_width: right(sd, 2 * half_width), "to either side"),
+            "text": (lambda sd, half_width: str(right(sd, half_width)), "a whole number"),
             "the printed cases": lambda sd, half_width: {(4.0, 2.0): 18, (4.0, 8.0): 4}.get((sd, half_width), 5),
             "the stub": lambda sd, half_width: None,
         },
+        also=[lambda sd, half_width: np.float64(right(sd, half_width))],
+        times=5,
     )
 
 
@@ -115,7 +144,9 @@ def test_exercise_3():
         {
             "scaled as before": (lambda size: Arm(f"{size}", "", profile=right(size).profile), "should not scale"),
             "scaled by the batch": (lambda size: made(size, {"scale_rewards": "batch"}), "'batch'"),
-            "False for none": (lambda size: made(size, {"scale_rewards": False}), "it has False"),
+            "None for none": (lambda size: made(size, {"scale_rewards": None}), "it has None"),
+            "a quotient with a point": (lambda size: made(size, prompts_per_step=32 / size), "`//`"),
+            "an array": (lambda size: made(size, group_size=np.array([size, size])), "a whole number"),
             "four questions a step": (lambda size: made(size, prompts_per_step=4), "third thing"),
             "groups of four": (lambda size: made(size, group_size=4), "has groups of 4"),
             "the setting among the numbers": (lambda size: made(size, scale_rewards="none"), "goes into settings"),
@@ -134,4 +165,5 @@ def test_exercise_3():
             "a dictionary": (lambda size: made(size).profile, "should return an Arm"),
             "the stub": lambda size: Arm("mine", "my arm"),
         },
+        also=[lambda size: made(size, {"scale_rewards": False})],
     )

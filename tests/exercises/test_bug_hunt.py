@@ -1,5 +1,6 @@
 """The checks of the bug hunt, held against the pieces as given, mends that go wrong, and mends that only play."""
 
+import copy
 import dataclasses
 import os
 import re
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.exercises.given import hold, solution, stub
-from utils.data.answers import gold_answer, is_correct
+from utils.data.answers import gold_answer, is_correct, parse_completion
 from utils.data.numbers import to_number
 from utils.exercises import bug_hunt, by_hand
 from utils.files import read_jsonl
@@ -51,6 +52,9 @@ def test_piece_1_layout_reward():
         "search": (by(layout, how=re.search), "nothing may stand"),
         "a star for a plus": (by(layout.replace("+?", "*?")), "empty"),
         "no white space at the end": (by(layout.removesuffix(r"\s*")), "line end"),
+        "no `<` inside": (by(layout.replace(".+?", "[^<]+")), "`<` alone"),
+        "an empty reasoning": (by(layout.replace(".+?", ".*?", 1)), "the reasoning is empty"),
+        "anything between": (by(layout.replace(r"</reasoning>\s*", "</reasoning>.*?")), "between the blocks"),
         "tags counted": (
             lambda c, **kw: [float(all(t in x for t in ("<reasoning>", "</answer>"))) for x in c],
             "nothing",
@@ -60,7 +64,8 @@ def test_piece_1_layout_reward():
         "by the number of lines": lambda completions, **kwargs: [float(4 < x.count("\n")) for x in completions],
         "no list": (lambda completions, **kwargs: 1.0, "a list"),
     }
-    hold(bug_hunt.check_layout_reward, right, wrong)
+    also = [lambda completions, **kwargs: [parse_completion(text).well_formed for text in completions]]
+    hold(bug_hunt.check_layout_reward, right, wrong, also=also)
 
 
 def test_piece_2_gold():
@@ -75,6 +80,9 @@ def test_piece_2_gold():
         "only the error mended": patched,
         "the first annotation": lambda s: re.findall(r"=([-\d.,]+)>>", s)[0],
         "the comma kept": (lambda s: s.rpartition("####")[2].strip(), "the comma goes"),
+        "a space before it": (lambda s: s.rpartition("####")[2].replace(",", ""), "without spaces"),
+        "a number, not text": (lambda s: int(right(s)), "as text"),
+        "with a point": (lambda s: str(float(right(s))), "without a point"),
         "digits alone": (lambda s: re.findall(r"\d+", s)[-1], "comma"),
         "without its sign": (lambda s: right(s).lstrip("-"), "negative"),
         "no return": lambda s: None,
@@ -97,7 +105,11 @@ def test_piece_3_stated():
     wrong = {
         "as given": (given, "the last number is"),
         "no MULTILINE": after(r"^\s*\d+[.)]\s", 0),
-        "every number with a stop": (after(r"\b\d+[.)]"), "ends a sentence"),
+        "every number with a stop": (after(r"\b\d+[.)]"), "line's start"),
+        "a stop in the middle": (after(r"\d+[.)]\s"), "line's start"),
+        "markers of one digit": (after(r"^\s*\d[.)](?=\s|$)"), "two digits"),
+        "markers with a space behind": (after(r"^\s*\d+[.)] "), "cut off right behind"),
+        "an empty text for none": (lambda text: right(text) or "", "None"),
         "markers with a stop only": (after(r"^\d+\.\s"), "`3)`"),
         "every line's first number": (after(r"^\s*\d+[.)]?(?=\s|$)"), "no marker"),
         "decimals lose their whole part": (after(r"^\s*\d+[.)]"), "decimal"),
@@ -145,6 +157,11 @@ def terms():
             lambda new, old, a, e=0.2: by_hand.policy_term(new, old, a[:1].expand(len(a)), e),
             "of its completion",
         ),
+        "a second limit, of 3": lambda new, old, a, epsilon=0.2: torch.where(
+            a[:, None] < 0,
+            by_hand.policy_term(new, old, a, epsilon).clamp(max=-3 * a[:, None]),
+            by_hand.policy_term(new, old, a, epsilon),
+        ),
         "zero": lambda new, old, a, epsilon=0.2: torch.zeros_like(new),
         "the first case": lambda new, old, a, epsilon=0.2: torch.full_like(new, -1.2),
     }
@@ -171,6 +188,8 @@ def test_pieces_5_and_7_advantages(number):
     sample, population = (lambda g, c=c: g.std(1, keepdim=True, correction=c) for c in (1, 0))
     wrong = {
         "as given": (given, "the advantages should be"),
+        "nan and infinity made 0": (lambda r, n: over(sample, 0.0)(r, n).nan_to_num(0.0, 0.0, 0.0), "single precision"),
+        "a much smaller constant": over(sample, 1e-8),
         "nan made 0 afterwards": lambda r, n: _rounded(r, n, over(sample, 0.0)(r, n).nan_to_num(0.0)),
         "the population's, by the library": (over(population), "times what they should be"),
         "the variance": over(lambda g: g.var(1, keepdim=True)),
@@ -210,6 +229,7 @@ def test_piece_6_grpo_loss():
         "the sign turned": (mean(lambda x, m: -(x * m).sum() / m.sum()), "sign"),
         "per token": (mean(lambda x, m: x * m), "one number"),
         "by the first row's length": mean(lambda x, m: (x * m).sum() / m[0].sum()),
+        "epsilon ignored": (lambda new, old, a, mask, epsilon=0.2: right(new, old, a, mask), "epsilon is an argument"),
         "detached": (lambda *a: right(*a).detach(), "no gradient"),
         "the value without its slope": (lambda *a: right(*a).detach() + 0 * a[0].sum(), "a gradient is"),
         "always 0": lambda new, *rest: 0 * new.sum(),
@@ -223,6 +243,10 @@ def test_piece_9_completion_mask():
     def each(ids, ends):
         return torch.isin(ids, torch.tensor(ends)).int()
 
+    def first_place_is_none(ids, ends):
+        place = each(ids, ends).argmax(1)
+        return (torch.arange(ids.size(1)) <= place.where(place > 0, ids.size(1))[:, None]).int()
+
     wrong = {
         "as given": (given, "end a completion"),
         "the last kind only": lambda ids, ends: right(ids, ends[-1:]),
@@ -230,6 +254,7 @@ def test_piece_9_completion_mask():
         "only end tokens masked": (lambda ids, ends: 1 - each(ids, ends), "behind the first"),
         "up to the last end token": lambda ids, ends: each(ids, ends).flip(1).cumsum(1).flip(1).clamp(max=1),
         "both must come": lambda ids, ends: torch.stack([right(ids, [e]) for e in ends]).amax(0),
+        "an end at the first place taken for none": first_place_is_none,
         "two kinds at most": lambda ids, ends: right(ids, ends[:2]),
         "all ones": lambda ids, ends: torch.ones_like(ids),
         "a list": (lambda ids, ends: right(ids, ends).tolist(), "a mask of the shape"),
@@ -354,7 +379,7 @@ def test_piece_13_load_adapter():
     hold(bug_hunt.check_load_adapter, right, wrong, times=1)
 
 
-def test_piece_14_resume():
+def test_piece_14_resume(tmp_path):
     given, mended = stub(HERE, 14, **NAMES), solution(HERE, 14, **NAMES)
 
     class Both:
@@ -391,6 +416,26 @@ def test_piece_14_resume():
 
         return Both(save, load)
 
+    def all_in_memory():
+        kept = {}
+
+        def save(folder, step, *things):
+            kept.update(copy.deepcopy({"things": [t.state_dict() for t in things], "step": step}))
+            kept["random"] = torch.get_rng_state()
+
+        def load(folder, *things):
+            for thing, state in zip(things, kept["things"], strict=True):
+                thing.load_state_dict(state)
+            torch.set_rng_state(kept["random"])
+            return kept["step"]
+
+        return Both(save, load)
+
+    def one_place():
+        """The argument `folder` ignored."""
+        save, load = mended["save"], mended["load"]
+        return Both(lambda folder, *rest: save(tmp_path, *rest), lambda folder, *rest: load(tmp_path, *rest))
+
     wrong = {
         "as given": (Both(given["save"], given["load"]), "saved after step"),
         "the step alone added": (without("optimizer", "schedule", "random"), "learning rate"),
@@ -399,7 +444,9 @@ def test_piece_14_resume():
         "no schedule": (without("schedule"), "learning rate"),
         "no random state": (without("random"), "other random numbers"),
         "no weights": (without("model"), "the weights are not"),
-        "in memory": (from_memory(), "learning rate"),
+        "the weights in memory": (from_memory(), "another run"),
+        "all of it in memory": (all_in_memory(), "another run"),
+        "one place for all": (one_place(), "another run"),
         "a constant": Both(mended["save"], lambda *a: 4),
         "a seed set anew": Both(mended["save"], lambda *a: (without("random").load(*a), torch.manual_seed(0))[0]),
         "nothing at all": (Both(lambda *a: None, lambda *a: None), "got None"),

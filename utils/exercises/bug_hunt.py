@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.data.answers import is_correct
+from utils.data.numbers import to_number
 from utils.data.questions import Question
 from utils.exercises import by_hand
 from utils.exercises.checks import NotYet, ask, call, check, same, shown
@@ -58,6 +59,9 @@ def check_layout_reward(layout_reward: Callable[..., Any]) -> None:
         (f"<reasoning>\n{lines}\n</reasoning>\n{answer}\nI hope this helps!", 0.0, "nothing may stand behind it"),
         (f"Sure!\n<reasoning>\n{lines}\n</reasoning>\n{answer}", 0.0, "nothing may stand before it"),
         (f"<reasoning>{lines}", 0.0, "a tag that is never closed is no layout"),
+        (f"<reasoning>\n{a} < {a + b} {thing}\n{lines}\n</reasoning>\n{answer}", 1.0, "`<` alone is no tag"),
+        (f"<reasoning>\n{lines}\n</reasoning>\nTherefore:\n{answer}", 0.0, "nothing may stand between the blocks"),
+        (f"<reasoning></reasoning>\n{answer}", 0.0, "the reasoning is empty"),
         (f"<reasoning>\n{lines}\n</reasoning>\n<answer></answer>", 0.0, "the answer is empty"),
         (f"{answer}\n<reasoning>{lines}</reasoning>", 0.0, "the reasoning comes first"),
         (f"{lines}\n{answer}", 0.0, "there is no reasoning block"),
@@ -90,8 +94,13 @@ def check_gold(gold: Callable[[str], Any]) -> None:
     }
     for solution, (wanted, reason) in cases.items():
         got = ask(gold, solution)
-        if not same(got, wanted):
-            raise NotYet(f"of the solution\n{solution}\nthe gold should be {wanted}, got {shown(got)}{because(reason)}")
+        if got != str(wanted):
+            read = to_number(got) if isinstance(got, str) and "," not in got else got
+            if same(read, wanted):
+                reason = "it is wanted as text, the number alone, without spaces and without a point"
+            raise NotYet(
+                f"of the solution\n{solution}\nthe gold should be {str(wanted)!r}, got {shown(got)}{because(reason)}"
+            )
 
 
 @check
@@ -105,6 +114,9 @@ def check_stated(stated: Callable[[str], Any]) -> None:
         f"So {a} + {b} = {c} {thing} in all.": (c, ""),
         steps: (c, "a marker is no number, but the item behind it may hold one"),
         f"{steps}\n\n3. **Give the result**": (c, ""),
+        f"{steps}\n\n{rng.randint(10, 99)}. Then": (c, "a marker may have two digits"),
+        f"1. Tom counts.\nThere are {c}. That is all.": (c, "a marker stands at a line's start"),
+        f"{steps}\n3.": (c, "a text may be cut off right behind a marker"),
         f"{steps}\n   3) Then": (c, "markers are written `3)` and with spaces before them, too"),
         f"1. Tom has {a} {thing}.\nThe answer is {c}.": (
             c,
@@ -118,8 +130,8 @@ def check_stated(stated: Callable[[str], Any]) -> None:
     }
     for text, (wanted, reason) in cases.items():
         got = ask(stated, text)
-        right = got is None if wanted is None else same(str(got).replace(",", "") if got is not None else None, wanted)
-        if not right:
+        read = to_number(got) if isinstance(got, str) else got
+        if read != wanted or (wanted is None and got is not None):
             raise NotYet(f"of the text\n{text}\nthe last number is {wanted}, got {shown(got)}{because(reason)}")
 
 
@@ -130,6 +142,8 @@ def check_stated(stated: Callable[[str], Any]) -> None:
 def check_advantages(advantages: Callable[[Tensor, int], Any]) -> None:
     """Each reward minus its group's mean, over the group's sample deviation; nearly 0 where all are alike."""
     rng = random.Random()
+    for alike in (1.2, 0.2, 1.0, 0.0):  # the only group of its batch: sums are rounded otherwise there
+        _group_by_group(advantages, [alike] * 8, 8)
     for size in (4, 8, rng.randint(3, 12)):
         values = [rng.choice((0.0, 0.2, 1.0, 1.2)) for _ in range(3 * size)]
         values[0], values[1], values[2] = 1.2, 0.0, 0.2
@@ -155,7 +169,9 @@ def _group_by_group(advantages: Callable[[Tensor, int], Any], values: list[float
             reason = "the mean is that of the whole batch: an advantage compares completions of one question"
         elif _all_same(found, _over(group, slice(None), 1.0), 0.01):
             reason = "nothing is divided by the deviation"
-        elif all(same(a * abs(right[0]), b * abs(found[0]), 0.02) for a, b in zip(found, right, strict=True)):
+        elif right[0] * found[0] > 0 and all(
+            same(a * abs(right[0]), b * abs(found[0]), 0.02) for a, b in zip(found, right, strict=True)
+        ):
             reason = f"all are {found[0] / right[0]:.3f} times what they should be"
         brief = [[round(x, 3) for x in row[:4]] for row in (group, right, found)]
         raise NotYet(
@@ -188,7 +204,7 @@ TERMS = {  # what a mend may do instead: log-ratio, advantage, epsilon -> the to
 def check_policy_term(policy_term: Callable[..., Any]) -> None:
     """The clipped loss of each token, beside the formula and, with its gradient, beside TRL's loss."""
     rng = random.Random()
-    cases = [(ratio, advantage, 0.2) for ratio in (1.5, 0.5, 1.1) for advantage in (1.0, -1.0)]
+    cases = [(ratio, advantage, 0.2) for ratio in (1.5, 0.5, 1.1, 5.0) for advantage in (1.0, -1.0)]
     cases += [(rng.uniform(0.3, 2.0), rng.uniform(-2, 2), rng.uniform(0.05, 0.4)) for _ in range(20)]
     found = [_one_token(policy_term, *case) for case in cases]
     wanted = [_one_token(by_hand.policy_term, *case) for case in cases]
@@ -255,6 +271,12 @@ def check_grpo_loss(grpo_loss: Callable[..., Any]) -> None:
             elif same(got, -right, 1e-4):
                 reason = "its sign is turned"
             raise NotYet(f"the loss should be {right.item():+.4f}, got {got.item():+.4f}{because(reason)}")
+        epsilon = rng.choice((0.05, 0.1, 0.4))
+        got, right = (
+            loss(new, old, spread, mask, epsilon) for loss in (functools.partial(ask, grpo_loss), by_hand.grpo_loss)
+        )
+        if not same(got, right, 1e-4):
+            raise NotYet(f"with the epsilon {epsilon} the loss is wrong; epsilon is an argument, not always 0.2")
     _with_trl(loss=lambda *a: ask_here(grpo_loss, *a))
 
 
@@ -298,6 +320,7 @@ def check_completion_mask(completion_mask: Callable[[Tensor, list[int]], Any]) -
         rows = [rng.choices(words, k=width) for _ in range(2 * count + 1)]
         for i, row in enumerate(rows[1:]):
             row[rng.randrange(1, width - 2)] = ends[i % count]
+        rows[1][0] = ends[0]  # it ends at once
         for row in rows[-2:]:
             row[-1] = ends[-1]  # one end token more, as padding is
         ids = torch.tensor(rows)
@@ -437,15 +460,21 @@ def check_resume(save: Callable[..., Any], load: Callable[..., Any]) -> None:
             folder, broken = Path(name), _small_run(seed, steps)
             for _ in range(stop):
                 _small_step(*broken)
-            ask_here(save, folder, stop, *broken)
+            for each in ("here", "another"):
+                (folder / each).mkdir()
+            ask_here(save, folder / "here", stop, *broken)
+            ask_here(save, folder / "another", steps, *_small_run(seed + 1, steps))
+            moved = (folder / "here").rename(folder / "moved")
             other = _small_run(rng.randrange(1000, 2000), steps)
             torch.randn(rng.randint(1, 9))
-            step = ask_here(load, folder, *other)
-        if step != stop or isinstance(step, bool):
-            raise NotYet(f"the run was saved after step {stop}, and `load` should return that, got {shown(step)}")
+            step = ask_here(load, moved, *other)
+        if isinstance(step, bool) or not same(step, stop):
+            reason = "that is another run, saved since into another folder" if same(step, steps) else ""
+            said = f"the run was saved after step {stop}, and `load` should return that, got {shown(step)}"
+            raise NotYet(f"{said}{because(reason)}")
         pairs = [(one, two) for one, two in zip(broken[0].parameters(), other[0].parameters(), strict=True)]
         if not all(torch.equal(one, two) for one, two in pairs):
-            raise NotYet("the weights are not those that were saved")
+            raise NotYet("the weights are not those that were saved into this folder")
         rates = [run[1].param_groups[0]["lr"] for run in (broken, other)]
         if not same(*reversed(rates)):
             raise NotYet(f"step {stop + 1} would have had the learning rate {rates[0]:.5f}, and has {rates[1]:.5f}")

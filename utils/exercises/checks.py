@@ -32,6 +32,8 @@ def check(function: Callable[..., None]) -> Callable[..., str]:
             function(*args, **kwargs)
         except NotYet as reason:
             return f"not yet: {reason}"
+        except Exception as error:  # what a check cannot even compare is no answer, and the notebook goes on
+            return f"not yet: what you return cannot be judged ({type(error).__name__}: {error})"
         return SOLVED
 
     return told
@@ -72,7 +74,32 @@ def shown(value: Any) -> str:
 
 def same(got: Any, wanted: Any, tolerance: float = 1e-9) -> bool:
     """Whether a learner's number is the wanted one; None, text and NaN are not, and do not raise."""
+    if isinstance(got, str | bytes):
+        return False
     try:
         return abs(float(got) - float(wanted)) <= tolerance * max(1.0, abs(float(wanted)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: a tensor of several numbers
         return False
+
+
+def truth(got: Any) -> bool | None:
+    """A learner's True or False, numpy's and torch's too; None for anything else.
+
+    Example:
+        >>> truth(True), truth(1)
+        (True, None)
+    """
+    single = getattr(got, "shape", None) == () and str(got.dtype).endswith("bool")
+    return bool(got) if single or isinstance(got, bool) else None
+
+
+def listed(got: Any) -> list[Any] | None:
+    """A learner's list, tuple or array as a list of Python's own values; None for anything else.
+
+    Example:
+        >>> listed((1, 2)), listed("12")
+        ([1, 2], None)
+    """
+    if getattr(got, "shape", None) and hasattr(got, "tolist"):
+        return got.tolist()
+    return [each.item() if hasattr(each, "item") else each for each in got] if isinstance(got, list | tuple) else None

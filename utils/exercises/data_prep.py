@@ -13,7 +13,7 @@ from utils.data.answers import gold_answer
 from utils.data.audit import words
 from utils.data.questions import Question, to_question
 from utils.data.tiny_world import PEOPLE, problems
-from utils.exercises.checks import NotYet, ask, call, check, same, shown
+from utils.exercises.checks import NotYet, ask, call, check, listed, same, shown
 
 NAMES = [name for name, _, _ in PEOPLE]
 FAULTS = {  # what is wrong with a row: the fields that make it so, where {n} is a number drawn afresh
@@ -23,6 +23,8 @@ FAULTS = {  # what is wrong with a row: the fields that make it so, where {n} is
     "its answer is empty": {"answer": ""},
     "it has no answer": {"answer": None},
     "its gold is a word": {"answer": "They have {n}.\n#### forty"},
+    "its gold is nan, as tables write what is missing": {"answer": "They have {n}.\n#### nan"},
+    "it has no ####: the digits stand in the working": {"answer": "Of {n} jars 1{n} are left."},
     "its gold is missing: the digits stand in the working": {"answer": "Of {n} jars {n} are left.\n####"},
     "its gold states two numbers": {"answer": "That is hard to say.\n#### {n} or 1{n}"},
 }
@@ -43,9 +45,11 @@ def check_malformed(malformed: Callable[[list[dict[str, str]]], Any]) -> None:
     every = [*FAULTS, *GOLDS]
     for reasons in ([], *(rng.choices(every, k=k) for k in (1, 5, 9)), rng.sample(every, len(every))):
         rows = [drawn_row(reason, rng) for reason in reasons]
-        got, wanted = ask(malformed, rows), [i for i, row in enumerate(rows) if not usable(row)]
-        if not isinstance(got, list | tuple) or not all(isinstance(i, int) for i in got):
-            raise NotYet(f"a list of positions is wanted, for {len(rows)} rows you return {shown(got)}")
+        rows, reasons = rows + rows[:2], reasons + reasons[:2]  # a row may stand twice
+        answer, wanted = ask(malformed, rows), [i for i, row in enumerate(rows) if not usable(row)]
+        got = listed(answer)
+        if got is None or not all(type(i) is int for i in got):
+            raise NotYet(f"a list of positions is wanted, for {len(rows)} rows you return {shown(answer)}")
         for i in got:
             if not 0 <= i < len(rows):
                 raise NotYet(f"of {len(rows)} rows none is at position {i}")
@@ -53,7 +57,7 @@ def check_malformed(malformed: Callable[[list[dict[str, str]]], Any]) -> None:
             if (i in got) is not (i in wanted):
                 told = "cannot be used" if i in wanted else "can be used"
                 raise NotYet(f"{row} {told}: {reasons[i]}")
-        if list(got) != wanted:
+        if got != wanted:
             raise NotYet(f"each position once and in order is wanted, {shown(wanted)}; you return {shown(got)}")
 
 
@@ -104,14 +108,14 @@ def planted(rng: random.Random) -> tuple[list[Question], list[Question], list[Qu
     leaked += [made(q, with_other_names(q.question, rng), "with other names") for q in renamed]
     leaked[-1] = made(renamed[-1], leaked[-1].question.upper(), "with other names and in capitals")
 
-    drive, other_way = two_drives(rng)
-    farm, other_farm = two_farms(rng)
-    train += [drive, farm]
+    pairs = [two_drives(rng, "{}ville"), two_drives(rng, "Mac{}"), two_farms(rng), two_ways(rng)]
+    pairs.append(two_days(train, rng))
+    train += [one for one, _ in pairs]
     numbers = [q for q in train if len(set(re.findall(r"\d+", q.question))) > 1]
     known = {nameless(q.question) for q in train}
     innocent += [made(q, swapped(q.question), "its numbers stand in another order") for q in rng.sample(numbers, 6)]
     innocent += [made(q, one_more(q.question), "a number of it is another") for q in rng.sample(numbers, 3)]
-    innocent += [other_way, other_farm]
+    innocent += [other for _, other in pairs]
     return train, leaked, [q for q in innocent if nameless(q.question) not in known]
 
 
@@ -151,10 +155,10 @@ def one_more(text: str) -> str:
     return re.sub(r"\d+", lambda found: str(int(found[0]) + 1), text, count=1)
 
 
-def two_drives(rng: random.Random) -> tuple[Question, Question]:
+def two_drives(rng: random.Random, town: str) -> tuple[Question, Question]:
     """Two different problems whose words are the same but for the towns, and the towns are named after people."""
     who, *people = rng.sample(NAMES, 4)
-    a, b, c = (f"{name}ville" for name in people)
+    a, b, c = (town.format(name) for name in people)
     near, far = rng.sample(range(5, 60), 2)
     text = f"From {a} to {b} it is {near} km, and from {b} to {c} {far} km. {who} drives from {{}} to {{}} and back."
     text += " How many km is that?"
@@ -175,6 +179,23 @@ def two_farms(rng: random.Random) -> tuple[Question, Question]:
         Question(text.format("hens", "ducks"), str(hens * a + ducks * b), {}),
         Question(text.format("ducks", "hens"), str(ducks * a + hens * b), {"how": "its words stand in another order"}),
     )
+
+
+def two_ways(rng: random.Random) -> tuple[Question, Question]:
+    """Two different problems with the same words that hold the same pairs and triples of neighbours."""
+    who, n, more = rng.choice(NAMES), rng.randint(3, 40), rng.randint(3, 40)
+    steps = ["doubles it then", f"adds {more} to it then"]
+    text = f"{who} takes {n} and writes it down. Who sees it then {{}} {{}} reads it out. Which number is read?"
+    return (
+        Question(text.format(*steps), str(2 * n + more), {}),
+        Question(text.format(*steps[::-1]), str(2 * (n + more)), {"how": "its words stand in another order"}),
+    )
+
+
+def two_days(train: list[Question], rng: random.Random) -> tuple[Question, Question]:
+    """Two long texts that differ in one number alone."""
+    day = Question(" ".join(q.question for q in rng.sample(train, 12)), "0", {})
+    return day, made(day, one_more(day.question), "a number of it is another")
 
 
 @check
@@ -210,9 +231,7 @@ def likely(got: Any, wanted: int, lengths: Sequence[int], share: float) -> str:
     """The mistake that is likely behind a wrong cap, as the end of a sentence."""
     if same(got, wanted + 1, 0.0):
         return "; a completion as long as the cap is whole"
-    try:
-        got = float(got)
-    except (TypeError, ValueError):
+    if not same(got, got):
         return "; one number is wanted"
     if got not in lengths:
         return "; a cap is a length that occurs: between two of them a quantile only interpolates"

@@ -38,11 +38,13 @@ def _book(got: Any, before: int, flips: Mapping[str, int]) -> str:
     """The mistake that is likely behind a wrong balance, as the end of a sentence."""
     fixed, broken = flips["fixed"], flips["broken"]
     mistakes = {
-        before: "; nothing has changed yet",
+        before: "; the flips change it, up or down",
         before + fixed: "; what was broken was right before and is not any more",
         before - broken: "; what was fixed is right now",
         before + fixed + broken: "; a broken question is one right answer less",
-        before - fixed + broken: "; fixed and broken are the other way round",
+        before - fixed + broken: "; fixed and broken are the other way round"
+        if fixed > broken
+        else "; where more is broken than fixed, the number falls",
     }
     return next((said for value, said in mistakes.items() if same(got, value)), "")
 
@@ -52,7 +54,7 @@ def check_tossed_p(tossed_p: Callable[[int, int, int], Any]) -> None:
     """Exercise 2: a two-sided p-value by tossing coins, near the exact one and as rough as so many rounds make it."""
     rng = random.Random()
     small, large = rng.randint(4, 6), rng.randint(7, 9)
-    pairs = [(small, 0), (0, small), (large, 3), (3, large), (large + 3, large), (small, small), (10, 2)]
+    pairs = [(large, 3), (3, large), (small, 0), (0, small), (large + 3, large), (small, small), (10, 2), (3, 7)]
     as_exact = 0
     for fixed, broken in pairs:
         rounds = ROUNDS + rng.randint(1, 999)
@@ -62,11 +64,11 @@ def check_tossed_p(tossed_p: Callable[[int, int, int], Any]) -> None:
             raise NotYet(f"{said}, which is no number")
         if float(got) > 1 + 1e-9:
             raise NotYet(f"{said}; a share is at most 1: if you double one tail, which, and is it never the middle?")
+        if not same(float(got) * rounds, round(float(got) * rounds), 1e-6):
+            raise NotYet(f"{said}, which is no whole number of {rounds:,} rounds: are `rounds` rounds tossed?")
         one_tail = exact / 2  # whoever doubles its share doubles its error, too
         if abs(float(got) - exact) > 2 * 5 * math.sqrt(one_tail * (1 - one_tail) / rounds) + 2 / rounds:
             raise NotYet(said + _tail(float(got), fixed, broken, rounds))
-        if not same(float(got) * rounds, round(float(got) * rounds), 1e-6):
-            raise NotYet(f"{said}, which is no whole number of {rounds:,} rounds: are `rounds` rounds tossed?")
         as_exact += abs(float(got) - exact) <= 0.5 / rounds and exact < 1
     if as_exact >= len(pairs) - 2:
         raise NotYet("every answer is the exact one: that is a formula, and here coins are to be tossed")
@@ -74,18 +76,28 @@ def check_tossed_p(tossed_p: Callable[[int, int, int], Any]) -> None:
 
 def _tail(got: float, fixed: int, broken: int, rounds: int) -> str:
     """The mistake that is likely behind a wrong share, as the end of a sentence."""
-    n, exact = fixed + broken, mcnemar_exact(fixed, broken)
+    n, lead = fixed + broken, abs(fixed - broken)
 
-    def near(p: float) -> bool:
-        return abs(got - p) <= 5 * math.sqrt(max(p * (1 - p), 1 / rounds) / rounds)
+    def share(counts: Callable[[int], bool], tosses: int = n) -> float:
+        return sum(math.comb(tosses, heads) for heads in range(tosses + 1) if counts(heads)) / 2**tosses
 
-    upper = sum(math.comb(n, k) for k in range(fixed, n + 1)) / 2**n
-    more = sum(math.comb(n, k) for k in range(n + 1) if abs(2 * k - n) > abs(fixed - broken)) / 2**n
-    if near(more):
-        return "; a round that is just as lopsided counts, too"
-    if near(exact / 2):
-        return "; do you count both directions?"
-    return "; the other side may lead, too" if near(upper) or near(2 * upper) else ""
+    upper, exact = share(lambda heads: heads >= fixed), mcnemar_exact(fixed, broken)
+    more = share(lambda heads: abs(2 * heads - n) > lead)
+    mistakes = {
+        "a round that is just as lopsided counts, too": [more],
+        "do you count both directions?": [exact / 2],
+        "the other side may lead, too": [upper, 2 * upper, min(1.0, 2 * upper)],
+        "heads above the half are half of the lead": [share(lambda heads: abs(2 * heads - n) >= 2 * lead)],
+        "just as lopsided and more count, in both directions; fractions are rounded on the way": [
+            (exact + more) / 2,
+            exact - more,
+        ],
+        "toss once for each flip, fixed or broken": [
+            share(lambda heads, k=k: abs(2 * heads - k) >= lead, k) for k in (fixed, broken)
+        ],
+    }
+    apart, name = min((abs(got - p), name) for name, values in mistakes.items() for p in values if p)
+    return f"; {name}" if apart <= 3 * math.sqrt(max(exact, 1 / rounds) / rounds) else ""
 
 
 @check
@@ -93,17 +105,40 @@ def check_n_for_width(n_for_width: Callable[[float, float], Any]) -> None:
     """Exercise 3: the smallest n whose Wilson interval is narrow enough, for rates and widths drawn afresh."""
     rng = random.Random()
     cases = [(0.85, 0.02)] + [(rng.randint(10, 98) / 100, rng.randint(4, 20) / 100) for _ in range(5)]
+    cases += [(0.5, 0.75), (rng.randint(40, 60) / 100, rng.randint(50, 70) / 100), *(bumpy(rng) for _ in range(4))]
     for rate, width in cases:
         got = ask(n_for_width, rate, width)
         said = f"{call(n_for_width, rate, width)} is {shown(got)}"
-        if isinstance(got, bool) or not same(got, round(got) if same(got, got) else None) or not 1 <= got <= MOST:
+        if isinstance(got, bool) or not same(got, got) or float(got) % 1 or not 1 <= got <= MOST:
             raise NotYet(f"{said}; a whole number of questions is wanted, from 1 to {MOST:,}")
         n = smallest_n(rate, width)
         if got < n:
-            raise NotYet(f"{said}, and there the interval is {100 * _width(rate, int(got)):.2f} points wide")
+            raise NotYet(f"{said}, and there the interval is {100 * _width(rate, int(got)):.4f} points wide")
         if got > n:
-            also = "so is a smaller one" if _width(rate, int(got)) <= width else "no interval of such a width is there"
-            raise NotYet(f"{said}, and {also}: with {n:,} it is {100 * _width(rate, n):.2f} points wide")
+            there = _width(rate, int(got))
+            also = "enough, and fewer are" if there <= width else f"not: there it is {100 * there:.4f} points wide"
+            raise NotYet(f"{said}, which is {also}; with {n:,} it is {100 * _width(rate, n):.4f} points wide")
+
+
+def bumpy(rng: random.Random) -> tuple[float, float]:
+    """A rate and a width for which halving a range misses the smallest n, for behind it the width grows again."""
+    while True:
+        rate, n = rng.randint(60, 95) / 100, rng.randint(50, 300)
+        width = round((_width(rate, n) + _width(rate, n + 1)) / 2, 6)
+        if smallest_n(rate, width) == n < halved(rate, width):
+            return rate, width
+
+
+def halved(rate: float, width: float) -> int:
+    """What doubling n, and halving the last range then, takes for the smallest n."""
+    high = 1
+    while _width(rate, high) > width:
+        high *= 2
+    low = high // 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _width(rate, middle) <= width else (middle + 1, high)
+    return low
 
 
 def smallest_n(rate: float, width: float) -> int:

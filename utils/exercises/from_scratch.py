@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from utils.exercises.checks import NotYet, ask, call, check, same, shown
+from utils.exercises.checks import NotYet, ask, call, check, same, shown, truth
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,8 @@ def check_gets_gradient(gets_gradient: Callable[[float, float, float], Any]) -> 
             1 + epsilon * rng.uniform(1.1, 3),
             1 - epsilon * rng.uniform(1.1, 2),
             1 + epsilon * rng.uniform(-1, 1),
+            rng.uniform(3, 9),
+            *(1 + side * (epsilon + step) for side in (1, -1) for step in (0.01, -0.01)),  # where other ranges end
         )
         cases += [
             (round(ratio, 3), round(sign * rng.uniform(0.1, 2), 2), round(epsilon, 2))
@@ -42,9 +44,11 @@ def check_gets_gradient(gets_gradient: Callable[[float, float, float], Any]) -> 
         cases.append((round(ratios[0], 3), 0.0, round(epsilon, 2)))
     rng.shuffle(cases)
     for ratio, advantage, epsilon in cases:
-        got, truth = ask(gets_gradient, ratio, advantage, epsilon), has_slope(ratio, advantage, epsilon)
-        if got is not truth:
-            said = f"{call(gets_gradient, ratio, advantage, epsilon)} should be {truth}, got {shown(got)}"
+        got, wanted = ask(gets_gradient, ratio, advantage, epsilon), has_slope(ratio, advantage, epsilon)
+        said = f"{call(gets_gradient, ratio, advantage, epsilon)} should be {wanted}, got {shown(got)}"
+        if truth(got) is None:
+            raise NotYet(f"{said}; True or False is wanted")
+        if truth(got) is not wanted:
             raise NotYet(f"{said}; {why(ratio, advantage, epsilon)}")
 
 
@@ -99,6 +103,8 @@ def check_dr_grpo(dr_grpo: Callable[[Tensor, Tensor, int], Any], trl: tuple[Tens
         batches.append((noise(rng, mask), mask, mask.size(1) + rng.randint(3, 200)))
     for x, mask, longest in batches:
         got, total = number(ask(dr_grpo, x, mask, longest)), (x * mask).sum().item()
+        if not same(got, got):
+            raise NotYet(f"one number is wanted, a batch of {len(mask)} completions gives {shown(got)}")
         if not same(got, total / (len(mask) * longest), FLOAT32):
             case = f"of {len(mask)} completions, {mask.size(1)} columns and {longest} tokens allowed"
             raise NotYet(f"a batch {case} gives {shown(got)}{averaged_wrongly(got, x, mask, longest)}")
@@ -119,6 +125,8 @@ def averaged_wrongly(got: Any, x: Tensor, mask: Tensor, longest: int) -> str:
     total = (x * mask).sum()
     mistakes = {
         "the width of the batch depends on the longest completion that happened to be sampled": total / (n * columns),
+        "that is the longest completion that was sampled, not the longest allowed": total / (n * mask.sum(1).max()),
+        "its sign is turned": -total / (n * longest),
         "divided by the tokens that exist, which is the mean of `dapo`": total / mask.sum(),
         "the mean inside each completion first is that of `grpo`": ((x * mask).sum(1) / mask.sum(1)).mean(),
         "the padding is in the sum": x.sum() / (n * longest),
@@ -168,6 +176,7 @@ def compare_weights(got: Any, log_ratio: Tensor, mask: Tensor) -> None:
     if close(got, total / count):
         return
     mistakes = {
+        "its sign is turned": -total / count,
         "the padding is in the mean": log_ratio.mean(1, keepdim=True),
         "the padding counts in the divisor": total / mask.size(1),
         "the sum grows with the length; its mean is wanted": total,

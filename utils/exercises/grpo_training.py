@@ -29,7 +29,7 @@ def made_group(right: Sequence[float], tidy: Sequence[float]) -> dict[str, Any]:
 
 def drawn_groups(rng: random.Random) -> dict[str, dict[str, Any]]:
     """One group of each kind, by what a wrong rule sees in it."""
-    size = rng.randint(4, 9)
+    size = rng.randint(4, 16)
     level, other = rng.sample(LEVELS, 2)
     odd = rng.randrange(1, size - 1)
     plain = [level] * size
@@ -37,6 +37,7 @@ def drawn_groups(rng: random.Random) -> dict[str, dict[str, Any]]:
     half = size // 2
     kinds = {
         "all earn the same": plain,
+        "all are right, without the layout": [(1.0, 0.0)] * size,
         "all earn nothing": [(0.0, 0.0)] * size,
         "all earn the most": [(1.0, 1.0)] * size,
         "one in the middle earns something else": one_off,
@@ -86,12 +87,13 @@ def compare_share(dead_share: Callable[[dict[str, Any]], Any], record: dict[str,
     if same(got, wanted):
         return
     hint = ""
-    if same(got, dead):
+    if len(record["groups"]) == 1:
+        rewards = [round(r, 2) for r in record["groups"][0]["rewards"]]
+        hint = f": it is {'dead' if dead else 'alive'}, its rewards are {shown(rewards)}"
+    elif dead > 1 and same(got, dead):
         hint = ": divide by the number of groups"
     elif same(got, 1 - wanted):
         hint = ": that is the share of those that teach"
-    elif len(record["groups"]) == 1:
-        hint = f": its rewards are {shown([round(r, 2) for r in record['groups'][0]['rewards']])}"
     raise NotYet(f"{what}: the share is {wanted:.3g}, got {shown(got)}{hint}")
 
 
@@ -102,7 +104,7 @@ def check_lucky(lucky: Callable[[int], Any]) -> None:
     for size in (rng.randint(3, 12), rng.randint(13, 100), rng.randint(101, 5_000), rng.randint(10**5, 10**6), 2):
         wanted, got = (size - 1) / size**0.5, ask(lucky, size)
         if not same(got, wanted, 1e-6):
-            raise NotYet(f"{call(lucky, size)} should be {wanted:.4f}, got {shown(got)}{lucky_hint(size, got)}")
+            raise NotYet(f"{call(lucky, size)} should be {wanted:.7g}, got {shown(got)}{lucky_hint(size, got)}")
 
 
 def lucky_hint(size: int, got: Any) -> str:
@@ -114,5 +116,8 @@ def lucky_hint(size: int, got: Any) -> str:
         "divide by the standard deviation, not by the variance": (1 - p) / p,
         "leave out the tiny constant of the denominator": (1 - p) / (p**0.5 + 1e-4),
         "its mean is 1/G, subtract it": size**0.5,
+        "that is one of the others, which are wrong": -(p**0.5),
+        "its sign is turned": (1 - size) * p**0.5,
     }
-    return next((f"; {name}" for name, value in mistakes.items() if same(got, value, 1e-6)), "; the mean is 1/G")
+    exact = next((f"; {name}" for name, value in mistakes.items() if same(got, value, 1e-6)), "")
+    return exact or ("; do not round" if same(got, (size - 1) * p**0.5, 0.01) else "")

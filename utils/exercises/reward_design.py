@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from utils.data.answers import extract_answer
+from utils.data.numbers import to_number
 from utils.exercises.checks import NotYet, ask, call, check, same, shown
 from utils.rewards.functions import (
     REWARDS,
@@ -26,8 +28,9 @@ def check_cheat(cheat: str) -> None:
     """Exercise 1: a text that the classic rewards pay whatever the gold is, and ours never."""
     if not isinstance(cheat, str) or not cheat.strip():
         raise NotYet(f"a text is wanted, this is {shown(cheat)}")
-    if working_metric([cheat]) != [0.0] or re.search(r"\d.*<answer>", cheat, re.DOTALL):
-        raise NotYet("there is working in it: write no sum, and no digits before the answer")
+    outside = re.sub(r"<answer>.*?</answer>", "", cheat, flags=re.DOTALL) if "<answer>" in cheat else ""
+    if working_metric([cheat]) != [0.0] or re.search(r"\d", outside):
+        raise NotYet("there is working in it: write no sum, and no digits outside the answer")
     rng = random.Random()
     golds = [gold for gold in map(str, rng.sample(range(2, 20_000), 40)) if gold not in cheat]
     for gold in ["39", "7919", *golds]:
@@ -44,7 +47,8 @@ def check_cheat(cheat: str) -> None:
 def check_group(group_for: Callable[[str], Any]) -> None:
     """Exercise 2: for any gold four texts, dead under the format reward and alive under the total."""
     rng = random.Random()
-    for gold in ["39", "0", *map(str, rng.sample(range(1, 1_000), 12)), f"{rng.randint(1, 9)},000", "36"]:
+    golds = ["39", "0", *map(str, rng.sample(range(1, 1_000), 12)), f"{rng.randint(1, 9)},000"]
+    for gold in [*golds, *answered(ask(group_for, "39"))]:  # what it answers wrongly to one question is right to others
         group = ask(group_for, gold)
         if not isinstance(group, list | tuple) or not all(isinstance(text, str) for text in group):
             raise NotYet(f"{call(group_for, gold)} should be a list of texts, got {shown(group)}")
@@ -55,6 +59,13 @@ def check_group(group_for: Callable[[str], Any]) -> None:
             raise NotYet(f"where the gold is {gold} the format reward pays {told(layout)}: alive, dead is wanted")
         if len(set(total)) == 1:
             raise NotYet(f"where the gold is {gold} our total pays {told(total)}: dead, too; who of them is right?")
+
+
+def answered(group: Any) -> list[str]:
+    """The whole numbers that the texts of a group answer, as golds."""
+    texts = [text for text in group if isinstance(text, str)] if isinstance(group, list | tuple) else []
+    numbers = [to_number(extract_answer(text, "lenient")) for text in texts]
+    return [str(number) for number in numbers if number is not None and number.denominator == 1]
 
 
 def paid(group: list[str], gold: str, rewards: dict[Callable[..., list[float]], float]) -> list[float]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
 from utils.data.answers import extract_answer, is_correct, parse_completion
-from utils.exercises.checks import NotYet, ask, call, check, shown
+from utils.exercises.checks import NotYet, ask, call, check, shown, truth
 
 GOLD = "42"
 KINDS = {  # in the layout, strictly right, leniently right
@@ -37,7 +38,7 @@ def check_texts(texts: dict[str, str]) -> None:
 
 def sums(rng: random.Random, right: bool) -> list[str]:
     """Sums with numbers drawn afresh: one true one for each sign, or many false ones."""
-    a, b = rng.randint(7, 60), rng.randint(2, 6)
+    a, b = rng.randint(41, 90), rng.randint(11, 40)
     both = {"+": a + b, "-": a - b, "*": a * b}
     if right:
         return [*(f"{a} {sign} {b} = {c}" for sign, c in both.items()), f"{a * b} / {b} = {a}"]
@@ -45,7 +46,11 @@ def sums(rng: random.Random, right: bool) -> list[str]:
     return [
         *(f"{a} {other[sign]} {b} = {c}" for sign, c in both.items()),
         *(f"{a} {sign} {b} = {c + 10}" for sign, c in both.items()),
+        f"{b} - {a} = {a - b}",
         f"{a * b + 1} / {b} = {a}",
+        f"{1000 * a + 1} / 1000 = {a}",
+        f"{a * b}.{b} = {a}",
+        f"{a * b}, {b} = {a}",
         f"{b} / {a * b} = {a}",
         f"{a * b} / {b} = {a + 1}",
         f"{a} / 0 = 1",
@@ -67,17 +72,27 @@ def check_shows_working(shows_working: Callable[[str], Any]) -> None:
     cases |= {text.replace(" ", ""): True for text in sums(rng, True)}
     cases |= {f"So {text} in all.": False for text in sums(rng, False)}
     cases |= {f"{wrong}, no: {right}": True for wrong, right in zip(sums(rng, False), sums(rng, True), strict=False)}
-    for text, truth in cases.items():
+    cases |= {f"{'; '.join(sums(rng, False))}, no: {right}": True for right in sums(rng, True)}
+    cases |= {f"{right}, then {wrong}": True for wrong, right in zip(sums(rng, False), sums(rng, True), strict=False)}
+    cases |= {re.sub(" ", lambda _: rng.choice(("", " ")), text): True for text in sums(rng, True)}
+    cases |= {f"Step {rng.randint(1, 9)} {text} {rng.randint(2, 9)} times": True for text in sums(rng, True)}
+    for text, wanted in cases.items():
         got = ask(shows_working, text)
-        if got is not truth:
-            raise NotYet(f"{call(shows_working, text)} should be {truth}, got {shown(got)}{reason(text, truth)}")
+        if truth(got) is not wanted:
+            raise NotYet(f"{call(shows_working, text)} should be {wanted}, got {shown(got)}{reason(text, wanted)}")
 
 
-def reason(text: str, truth: bool) -> str:
+def reason(text: str, wanted: bool) -> str:
     """The mistake that is likely behind a wrong answer about this text, as the end of a sentence."""
-    if truth and "no:" in text:
-        return "; the true sum comes second: do you look at all of them?"
-    if "/" in text and not truth:
+    if wanted and "no:" in text:
+        return "; the true sum comes last: do you look at all of them?"
+    if "then" in text and "=" in text.partition("then")[2]:
+        return "; one true sum is enough, whatever else stands there"
+    if text.startswith("Step"):
+        return "; only the spaces within a sum are optional: elsewhere a space parts two numbers"
+    if re.search(r"\d[.,] ?\d", text):
+        return "; the signs are + - * and /: between two others in brackets a hyphen means a range"
+    if "/" in text and not wanted:
         return "; a quotient must come out exactly, and nothing is divided by 0"
     if text in ("16*7=42", "6*7=420"):
         return "; a number begins where no digit stands before it, and ends where none follows"
