@@ -116,8 +116,8 @@ def check_stated(stated: Callable[[str], Any]) -> None:
         f"{steps}\n\n3. **Give the result**": (c, ""),
         f"{steps}\n\n{rng.randint(10, 99)}. Then": (c, "a marker may have two digits"),
         f"1. Tom counts.\nThere are {c}. That is all.": (c, "a marker stands at a line's start"),
-        f"{steps}\n3.": (c, "a text may be cut off right behind a marker"),
         f"{steps}\n   3) Then": (c, "markers are written `3)` and with spaces before them, too"),
+        f"{steps}\n3.": (c, "a text may be cut off right behind a marker"),
         f"1. Tom has {a} {thing}.\nThe answer is {c}.": (
             c,
             "a number that ends a sentence is no marker: that stands at a line's start",
