@@ -201,6 +201,21 @@ def test_the_readme_tells_of_what_kind_the_gain_is():
     assert f"rose by {eight}, about as much as that of a single sample, {one.replace(' points', '')}" in page
 
 
+def test_the_readme_tells_how_far_the_second_seed_is():
+    seeds, page = [real.RUNS / f"seed-{seed}" for seed in range(2)], the_readme()
+    run, (first, second) = read_json(seeds[1] / "training.json", ""), (read_jsonl(s / "log.jsonl") for s in seeds)
+    [schedule], steps = run["schedules"], len(second)
+    assert f"has had {steps} of its {schedule['max_steps']} steps, at one learning-rate schedule" in page
+    assert not (seeds[1] / "test").exists() and "Its test answers: **not measured** yet" in page
+
+    def right(lines):
+        return f"{fmean(line['rewards/correctness_reward/mean'] for line in lines):.0%}"
+
+    told = f"Of its training samples {right(second[:10])} were right in the first ten steps and {right(second[-10:])}"
+    same = f"in the same steps, {right(first[:10])} and {right(first[steps - 10 : steps])}."
+    assert f"{told} in the last; of those of seed 0, {same}" in page
+
+
 def test_the_readme_tells_the_first_try_as_it_was():
     log, page = read_jsonl(real.RUNS / "tried" / "two-questions-a-step" / "log.jsonl"), the_readme()
 
