@@ -65,7 +65,8 @@ NAMES_OF = {
         "transformers/models/auto/configuration_auto.py AutoConfig.from_pretrained"
     ],
     "transformers.AutoTokenizer.from_pretrained": [
-        "transformers/models/auto/tokenization_auto.py AutoTokenizer.from_pretrained"
+        "transformers/models/auto/tokenization_auto.py AutoTokenizer.from_pretrained",
+        "transformers/tokenization_utils_base.py PreTrainedTokenizerBase._patch_mistral_regex",
     ],
     ".generate": [
         "transformers/generation/utils.py GenerationMixin.generate",

@@ -478,8 +478,13 @@ def test_nothing_is_asked_of_the_network(machine, monkeypatch):
         preflight.preflight(settings)
 
 
+def measured_runs(profile):
+    paths = (ROOT / "assets" / "runs" / profile).glob("*/summary.json")
+    return [json.loads(path.with_name("training.json").read_text()) for path in paths]
+
+
 def test_time_of_tiny_comes_from_its_records():
-    runs = [json.loads(p.read_text()) for p in (ROOT / "assets" / "runs" / "tiny").glob("*/training.json")]
+    runs = measured_runs("tiny")
     seconds, source = preflight.estimate_seconds(TINY)
     assert seconds == pytest.approx(fmean(r["seconds"] for r in runs)) and "3 recorded runs" in source
     half, _ = preflight.estimate_seconds(
@@ -497,7 +502,7 @@ def test_time_of_a_t4_is_called_an_estimate_from_others():
 
 
 def test_time_of_laptop_comes_from_its_records_and_those_of_a_model_of_that_size():
-    runs = [json.loads(p.read_text()) for p in (ROOT / "assets" / "runs" / "laptop").glob("*/training.json")]
+    runs = measured_runs("laptop")
     seconds, source = preflight.estimate_seconds(LAPTOP)
     assert seconds == pytest.approx(fmean(LAPTOP.steps * r["seconds"] / r["steps"] for r in runs))
     assert f"from {len(runs)} recorded run" in source

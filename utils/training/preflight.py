@@ -181,7 +181,8 @@ def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
     """(seconds of the whole run, where the figure comes from); None where nothing like it was measured."""
     completions = profile.steps * profile.completions_per_step
     recorded = _recorded(profile)
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in (RUNS / recorded).glob("*/training.json")]
+    measured = [path.with_name("training.json") for path in (RUNS / recorded).glob("*/summary.json")]  # and so whole
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in measured]
     if recorded and runs:
         each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES[recorded].completions_per_step
         return completions * each, f"from {len(runs)} recorded run{'s' * (len(runs) > 1)} on 2 CPU cores"
