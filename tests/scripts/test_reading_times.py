@@ -1,5 +1,7 @@
 """How long a notebook takes to read, by one rule, and what its head says; and the map of the series."""
 
+import re
+
 import numpy as np
 import pytest
 from nbformat import read
@@ -8,7 +10,7 @@ from PIL import Image
 
 from utils.plots import png
 from utils.scripts import series
-from utils.scripts.notebooks import NOTEBOOKS
+from utils.scripts.notebooks import NOTEBOOKS, WITH_EXERCISES
 from utils.scripts.series import BOXES, FLOWS, HIGH, PICTURE, WIDE, Head, head_of, heads, map_of, reading_minutes
 
 TABLE = "| **Time to run** | CPU: {} · T4 |\n| **Time to read** | about {} minutes |\n| **Memory** | 1 GB{} |"
@@ -40,12 +42,18 @@ def test_the_head_says_how_long_a_notebook_takes_to_read(path):
     assert abs(told - counted) <= counted / 5, f"the head says {told} minutes, the rule {counted:.0f}"
 
 
+@pytest.mark.parametrize("path", WITH_EXERCISES, ids=lambda path: path.stem)
+def test_every_head_has_its_running_time_where_an_execution_writes_it(path):
+    [written] = re.findall(r"CPU: [^·]*·", path.read_text(encoding="utf-8"))
+    assert re.fullmatch(r"CPU: [\d.]+ min on \d+ cores ·", written)
+
+
 def test_a_head_is_read_and_what_is_missing_is_named():
     def headed(text):
         return head_of(new_notebook(cells=[new_markdown_cell("# 00"), new_markdown_cell(text)]), "00.ipynb")
 
     assert headed(TABLE.format("0.1 min on 2 cores", 25, "")) == Head(0.1, 25, False)
-    assert headed(TABLE.format("`tiny`: 1.4 min", 25, "; a 16 GB GPU on `t4`")) == Head(1.4, 25, True)
+    assert headed(TABLE.format("1.4 min on 2 cores", 25, "; a 16 GB GPU on `t4`")) == Head(1.4, 25, True)
     for broken in (TABLE.format("an hour", 25, ""), TABLE.format("1 min", "many", ""), "no table"):
         with pytest.raises(ValueError, match="00.ipynb: the table at the beginning has no line 'Time to re|run'"):
             headed(broken)

@@ -142,7 +142,7 @@ def check_stated(stated: Callable[[str], Any]) -> None:
 def check_advantages(advantages: Callable[[Tensor, int], Any]) -> None:
     """Each reward minus its group's mean, over the group's sample deviation; nearly 0 where all are alike."""
     rng = random.Random()
-    for alike in (1.2, 0.2, 1.0, 0.0):  # the only group of its batch: sums are rounded otherwise there
+    for alike in (0.0, 1.0, 0.2, 1.2):  # the only group of its batch: sums are rounded otherwise there
         _group_by_group(advantages, [alike] * 8, 8)
     for size in (4, 8, rng.randint(3, 12)):
         values = [rng.choice((0.0, 0.2, 1.0, 1.2)) for _ in range(3 * size)]
