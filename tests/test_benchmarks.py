@@ -195,9 +195,20 @@ def test_the_exponent_of_a_power_law_is_its_power(power):
     assert speed.exponent(values, seconds) == pytest.approx(power, abs=1e-9)
 
 
+def test_the_readme_says_what_a_step_costs_without_bfloat16():
+    with_it, without = (
+        next(float(row["seconds"]) for row in rows_of(f"step_profile_qwen_{dtype}.csv") if row["part"] == "median step")
+        for dtype in ("bfloat16", "float32")
+    )
+    assert "in float32](assets/runs/step_profile_qwen_float32.csv), where a step takes four times as long" in " ".join(
+        README.read_text(encoding="utf-8").split()
+    )
+    assert 3.5 < without / with_it < 4.5
+
+
 def test_the_readme_says_what_sampling_from_the_real_model_printed():
     text = (ROOT / "assets" / "runs" / "decoding_qwen.txt").read_text(encoding="utf-8")
-    printed, without_tiles = text.split("$ ONEDNN_MAX_CPU_ISA")
+    printed, without_tiles, without_bfloat16 = re.split(r"\$ ONEDNN_MAX_CPU_ISA|# on another machine", text)
     spread = r" +([\d.]+) tokens/s \[([\d.]+), ([\d.]+)\]"
     told = []
     for what in ("short loop", "generate", "vLLM"):
@@ -211,3 +222,9 @@ def test_the_readme_says_what_sampling_from_the_real_model_printed():
     allowed, share = re.search(r"arithmetic .*would be (\d+) tokens/s; short loop ([\d.]+)%", without_tiles).groups()
     told = f"it samples {ours:.0f}, `generate` {generate:.0f}, and products of matrices at full rate would allow"
     assert f"{told} {allowed}: {float(share):.0f}% of it" in page
+    assert "in torch.float32" in without_bfloat16
+    ours, generate = (float(re.search(what + spread, without_bfloat16)[1]) for what in ("short loop", "generate"))
+    [share] = re.findall(r"arithmetic .*short loop ([\d.]+)%", without_bfloat16)
+    assert (
+        f"it is float32: {ours:.0f} beside {generate:.0f}, and {float(share):.0f}% of what its products allow" in page
+    )

@@ -115,6 +115,9 @@ def test_00_tells_the_real_gain_as_it_is(summary):
     assert "Strict and lenient rise by nearly the same, and their intervals" in prose("00_start_here")
     assert abs(gains["strict"] - gains["lenient"]) < 3
     assert all(base[mark]["high"] < trained[mark]["low"] for mark in gains)
+    other = read_json(LAPTOP / "seed-1" / "summary.json", "")["trained"]
+    assert "the other gained less than a third of this" in prose("00_start_here")
+    assert all(0 < 100 * (other[mark]["rate"] - base[mark]["rate"]) < gains[mark] / 3 for mark in gains)
     assert "mostly keeps the layout from the start" in prose("00_start_here") and base["format"]["low"] > 0.5
     assert "still wrong more often than right" in prose("00_start_here") and trained["lenient"]["high"] < 0.5
 
@@ -151,11 +154,52 @@ def test_04_tells_the_real_run_as_it_was(summary):
     assert "one test question in seven" in page and round(1 / summary["base"]["strict"]["rate"]) == 7
 
 
+def test_04_tells_how_two_seeds_parted():
+    page, output = prose("04_grpo_training"), printed("04_grpo_training")
+    seeds = [LAPTOP / f"seed-{seed}" for seed in range(2)]
+    rates = [[line["learning_rate"] for line in read_jsonl(seed / "log.jsonl")] for seed in seeds]
+    other = [step for step, (a, b) in enumerate(zip(*rates, strict=False), 1) if a != pytest.approx(b)]
+    assert "differs from the first run's from step 56 on only" in page and other[0] == 56
+    assert "for 128 steps" in page and len(rates[1]) == 128
+
+    rows = re.findall(r"^ *\d+ – +\d+ +(\d+) +(\d+) +(\d+)% +(\d+)%$", output, re.MULTILINE)
+    long, short, more, fewer = zip(*(map(int, row) for row in rows), strict=True)
+    assert "Within 32 steps the two part and never meet again" in page and len(rows) == 8
+    assert all(b < 0.8 * a for a, b in zip(long[1:], short[1:], strict=True))
+    assert "goes on writing as much as it began with" in page and 0.95 < fmean(long[2:]) / long[0] < 1.2
+    assert "about two thirds of that, and it gets fewer right" in page and 0.6 < fmean(short[2:]) / short[0] < 0.72
+    assert all(b < a for a, b in zip(more, fewer, strict=True))
+
+    pays = re.findall(r"seed-\d: (\S+) in (\d+) without a right answer, (\S+) in (\d+) others", output)
+    assert "its length is hardly paid either way" in page and all(abs(float(others)) < 0.1 for _, _, others, _ in pays)
+    assert "Such groups pull every run towards short answers" in page and all(float(pay[0]) < -0.4 for pay in pays)
+    kept, lost = {True: [], False: []}, []
+    for seed, pay in zip(seeds, pays, strict=True):
+        groups = [g for record in read_jsonl(seed / "rollouts.jsonl.gz")[:32] for g in record["groups"]]
+        groups = [g for g in groups if not is_dead(g) and not any(g["parts"]["correctness_reward"])]
+        assert len(groups) == int(pay[1])
+        for group in groups:
+            texts = sorted(
+                zip(group["completions"], group["parts"]["format_reward"], strict=True), key=lambda t: len(t[0])
+            )
+            for place, (text, clean) in enumerate(texts):
+                kept[place < len(texts) / 2].append(clean)
+                lost += [text] * (clean == 0)
+    assert "mostly the long completions that lose it" in page and fmean(kept[True]) - fmean(kept[False]) > 0.25
+    assert (
+        "most of them because they never come to an answer tag" in page
+        and fmean("</answer>" not in t for t in lost) > 2 / 3
+    )
+    assert "this fifth of a point" in page and REWARDS[format_reward] == 0.2
+    assert "four questions a step" in page and get_profile("laptop").prompts_per_step == 4
+
+
 def test_04_names_the_times_that_the_preflight_names():
-    laptop, t4 = PROFILES["laptop"].replace(dtype="bfloat16"), PROFILES["t4"]
+    laptop = {dtype: PROFILES["laptop"].replace(dtype=dtype) for dtype in ("bfloat16", "float32")}
     for profile, told in (
-        (laptop, "`laptop`, a real model there: {}, a first look of 20 steps {}"),
-        (t4, "`t4`: {}, a first look {}"),
+        (laptop["bfloat16"], "`laptop`, a real model there: {}, a first look of 20 steps {}"),
+        (laptop["float32"], "on a processor without bfloat16 {} and {} (from measured steps)"),
+        (PROFILES["t4"], "`t4`: {}, a first look {}"),
     ):
         seconds, _ = estimate_seconds(profile)
         first_look = duration(seconds * FIRST_LOOK / profile.steps)
@@ -179,6 +223,19 @@ def test_05_tells_the_real_gain_as_it_is(summary):
     assert 0 < svamp["difference"]["low"] and svamp["difference"]["points"] < 0.5 * summary["difference"]["points"]
     assert "nearly as many questions broke as were fixed" in page
     assert 0.7 < svamp["flips"]["broken"] / svamp["flips"]["fixed"] < 1
+
+
+def test_05_tells_the_second_training_as_it_is(summary):
+    page, twin = prose("05_evaluation"), read_json(LAPTOP / "seed-1" / "summary.json", "")
+    first, gain, svamp = summary["difference"], twin["difference"], twin["svamp"]["difference"]
+    assert "The gain above has an interval of five points" in page and 0.045 < first["high"] - first["low"] < 0.055
+    assert "leave little doubt of that" in page and gain["low"] > 0 and twin["mcnemar_p"] < 0.001
+    assert "lies far below the other's interval" in page and gain["high"] < first["low"]
+    assert "on SVAMP none is to be seen: that interval holds 0" in page and svamp["low"] < 0 < svamp["high"]
+    assert "further apart than twice the width of the first interval" in page
+    assert first["points"] - gain["points"] > 2 * (first["high"] - first["low"])
+    tokens = [load_evaluation(LAPTOP / who / "test").card["mean_tokens"] for who in ("seed-0", "seed-1")]
+    assert "the twin writes little more than half as much" in page and 0.5 < tokens[1] / tokens[0] < 0.6
 
 
 def test_05_tells_the_real_samples_as_they_are(summary):

@@ -25,7 +25,7 @@ def times(g, s, servers):
     return g / s + 1 - g, g / servers + (1 - g) / (1 - servers)
 
 
-@pytest.mark.parametrize(("file", "step"), [("step_profile.csv", "after"), ("step_profile_qwen.csv", "real")])
+@pytest.mark.parametrize(("file", "step"), [("step_profile.csv", "after"), ("step_profile_qwen_bfloat16.csv", "real")])
 def test_its_table_follows_from_the_recorded_profiles(file, step):
     g = generating(file, step)
     best = sqrt(g) / (sqrt(g) + sqrt(1 - g))

@@ -17,7 +17,7 @@ assets/figures/step_profile.png, and beside them two floors, which no change of 
 
 With a real model there is only one trainer, for stock calls need more memory than such a machine has: REAL_STEPS steps
 of 8 completions, of up to REAL_CAP tokens, to each of REAL_PROMPTS questions of GSM8K, written to
-assets/runs/step_profile_qwen.csv.
+assets/runs/step_profile_qwen_TYPE.csv, since what a step costs depends on the type that the processor multiplies.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def real(model: str) -> None:
     rows += [{"step": "real", "part": part, "seconds": round(seconds, 2)} for part, seconds in parts.items()]
     rows += [{"step": "real", "part": f"{name} step", "seconds": round(f(whole), 2)} for name, f in SPREAD.items()]
     rows += [{"step": "floor: arithmetic", "part": "all", "seconds": round(arithmetic, 2)}]
-    write_csv(ROOT / "assets" / "runs" / "step_profile_qwen.csv", rows)
+    write_csv(ROOT / "assets" / "runs" / f"step_profile_qwen_{policy.profile.dtype}.csv", rows)
     print(f"completions of {statistics.fmean(lengths):.0f} tokens in the mean; peak {peak_gib():.1f} GiB")
     print("\n".join(f"{row['step']:<20}{row['part']:<22}{row['seconds']}" for row in rows))
 

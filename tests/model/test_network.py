@@ -16,7 +16,6 @@ from utils.model.network import LARGEST, Network, suits
 
 LAYOUTS = ("merged", "packed", "plain")
 ONEDNN = torch.backends.mkldnn.is_available()
-BFLOAT16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 SHAPES = {
     "tied": {"tie_word_embeddings": True},
     "untied": {"tie_word_embeddings": False},
@@ -27,10 +26,10 @@ SHAPES = {
 PROMPTS = padded([5], [1, 7, 8, 9, 10, 11], [30, 4])
 
 
-def choose(monkeypatch, layout, bfloat16=False):
+def choose(monkeypatch, layout):
     """Have `Network` take a layout; returns what it took."""
-    if layout == "packed" and not (BFLOAT16 if bfloat16 else ONEDNN):
-        pytest.skip(f"this machine's oneDNN has no {'bfloat16' if bfloat16 else 'float32'}")
+    if layout == "packed" and not ONEDNN:
+        pytest.skip("this machine's torch has no oneDNN")
     taken = set()
     for name in LAYOUTS:
         function = getattr(network, name)
@@ -157,11 +156,22 @@ def test_an_adapter_on_some_layers_only(layout, where):
 # --------------------------------------------------------------------------------------------- bfloat16
 
 
-@pytest.mark.parametrize("layout", ["packed", "plain"])
+@pytest.fixture
+def without_bfloat16(monkeypatch):
+    """A processor that has no products of bfloat16, as most before 2022."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+
+
+@pytest.mark.parametrize("layout", ["packed", "imitated", "plain"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("adapter", [False, True], ids=["base", "adapter"])
-def test_in_bfloat16_it_is_as_close_to_the_exact_logits_as_transformers_is(layout, shape, adapter, monkeypatch):
-    taken = choose(monkeypatch, layout, bfloat16=True)
+def test_in_bfloat16_it_is_as_close_to_the_exact_logits_as_transformers_is(
+    layout, shape, adapter, monkeypatch, request
+):
+    if layout == "imitated":
+        request.getfixturevalue("without_bfloat16")
+        layout = "packed"
+    taken = choose(monkeypatch, layout)
     model = small(0, initializer_range=0.1, **SHAPES[shape]).to(torch.bfloat16)
     if adapter:
         model = with_lora(model)
@@ -283,7 +293,7 @@ def test_small_models_are_merged_and_large_ones_packed_where_there_is_room(monke
 @pytest.mark.parametrize("layout", ["packed", "plain"])
 def test_small_models_in_bfloat16_are_not_merged(monkeypatch, layout):
     """It would swallow a young adapter, and the sampled tokens would be those of another model than is trained."""
-    taken = choose(monkeypatch, layout, bfloat16=True)
+    taken = choose(monkeypatch, layout)
     monkeypatch.setattr(network, "SMALL", LARGEST)
     model = with_lora(small(0).to(torch.bfloat16))
     assert logits(model, IDS).dtype == torch.bfloat16 and taken == {layout}
@@ -297,12 +307,16 @@ def test_without_onednn_the_matrices_stay_as_they_are(monkeypatch):
     assert agrees(small(0)) and taken == {"plain"}
 
 
-def test_without_bfloat16_in_onednn_the_matrices_stay_as_they_are(monkeypatch):
-    taken = choose(monkeypatch, "plain")
-    monkeypatch.setattr(network, "ram_bytes", lambda: 2**60)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    logits(small(0).to(torch.bfloat16), IDS)
-    assert taken == {"plain"}
+def test_without_bfloat16_in_onednn_packed_matrices_are_in_float32_where_they_have_room(monkeypatch, without_bfloat16):
+    taken = choose(monkeypatch, "packed")
+    copy_bytes = sum(p.nbytes for p in small(0).parameters())  # in float32: twice the model's own
+    for room, layout in ((2 * copy_bytes - 1, "plain"), (2 * copy_bytes, "packed")):
+        taken.clear()
+        monkeypatch.setattr(network, "ram_bytes", lambda room=room: room)
+        model = small(0).to(torch.bfloat16)
+        logits(model, IDS)
+        assert taken == {layout}
+        assert {weights.dtype for _, weights in packings(model)} == ({torch.float32} if layout == "packed" else set())
 
 
 # ---------------------------------------------------------------------------------------------- suits

@@ -101,6 +101,14 @@ def test_the_base_is_measured_in_sittings_and_nothing_is_asked_twice(sitting, tm
     assert [len(b.votes) for b in read_ballots(tmp_path / "work" / "base" / "pass" / "completions.jsonl")] == [2] * 4
 
 
+def test_a_machine_that_computes_in_another_type_measures_in_that_of_the_profile(sitting, tmp_path, monkeypatch):
+    """Else its answers could not be compared with those of the others."""
+    here = real.get_profile("tiny", None).replace(dtype="bfloat16")
+    monkeypatch.setattr(real, "get_profile", lambda name, model: here)
+    sitting("base", "--work", tmp_path)
+    assert load_evaluation(tmp_path / "base" / "test").header["protocol"]["dtype"] == get_profile("tiny").dtype
+
+
 def test_base_and_seed_answer_the_same_under_one_protocol(work):
     for name in real.SETS:
         _, trained, comparison = compare_folders(work / "base" / name, work / "seed-0" / name)
@@ -201,19 +209,48 @@ def test_the_readme_tells_of_what_kind_the_gain_is():
     assert f"rose by {eight}, about as much as that of a single sample, {one.replace(' points', '')}" in page
 
 
-def test_the_readme_tells_how_far_the_second_seed_is():
+def test_the_readme_tells_how_the_seeds_went_apart():
     seeds, page = [real.RUNS / f"seed-{seed}" for seed in range(2)], the_readme()
-    run, (first, second) = read_json(seeds[1] / "training.json", ""), (read_jsonl(s / "log.jsonl") for s in seeds)
-    [schedule], steps = run["schedules"], len(second)
-    assert f"has had {steps} of its {schedule['max_steps']} steps, at one learning-rate schedule" in page
-    assert not (seeds[1] / "test").exists() and "Its test answers: **not measured** yet" in page
+    run, logs = read_json(seeds[1] / "training.json", ""), [read_jsonl(seed / "log.jsonl") for seed in seeds]
+    [schedule] = run["schedules"]
+    assert f"Seed 1 had {run['steps']} of its {schedule['max_steps']} steps, at one learning-rate schedule" in page
+    pause = max(line["step_time"] for line in logs[1])
+    assert f"{pause / 60:.0f} of its minutes are a pause" in page
 
-    def right(lines):
-        return f"{fmean(line['rewards/correctness_reward/mean'] for line in lines):.0%}"
+    def points(base, trained):
+        change = compare_folders(base / "test", trained / "test")[2]["difference"]
+        return "{points:.1f} points [{low:.1f}, {high:.1f}]".format(**{k: 100 * v for k, v in change.items()})
 
-    told = f"Of its training samples {right(second[:10])} were right in the first ten steps and {right(second[-10:])}"
-    same = f"in the same steps, {right(first[:10])} and {right(first[steps - 10 : steps])}."
-    assert f"{told} in the last; of those of seed 0, {same}" in page
+    gains = [points(real.RUNS / "base", seed) for seed in seeds]
+    assert f"gained {gains[1]} where seed 0 gained {gains[0].replace(' points', '')}" in page
+    assert f"between the two trained models lie {points(*reversed(seeds))}" in page
+    svamp = read_json(seeds[1] / "summary.json", "")["svamp"]
+    before, after = (svamp[who]["strict"]["rate"] for who in ("base", "trained"))
+    change = "{points:.1f} points [{low:.1f}, {high:.1f}]".format(
+        **{k: 100 * v for k, v in svamp["difference"].items()}
+    )
+    assert f"On SVAMP seed 1 went from {before:.1%} to {after:.1%}, a change of {change}" in page
+    assert not (seeds[1] / "pass").exists() and "pass@k of it: **not measured**" in page
+    first, second = (
+        [fmean(line["completions/mean_length"] for line in log[start : start + 16]) for start in range(0, 128, 16)]
+        for log in logs
+    )
+    assert f"of seed 0 fell to {first[1]:.0f} tokens and came back" in page and first[1] < first[0] < min(first[2:])
+    assert f"of seed 1 fell from {second[0]:.0f} to {second[2]:.0f} in its first 48 steps and stayed there" in page
+    assert max(second[3:]) < 1.2 * second[2]
+
+
+def test_the_readme_tells_what_another_processor_does_to_the_answers():
+    again = load_evaluation(real.RUNS / "base" / "another-processor").verdicts
+    before = load_evaluation(real.RUNS / "base" / "test").verdicts[: len(again)]
+    assert [v.id for v in again] == [v.id for v in before]
+    pairs = list(zip(before, again, strict=True))
+    same = sum(old.completion == new.completion for old, new in pairs)
+    both = sum(old.strict and new.strict for old, new in pairs)
+    [right] = {sum(verdict.strict for verdict in each) for each in (before, again)}
+    page = the_readme()
+    assert f"Of the first {len(again)} questions the base, asked again there" in page
+    assert f"answered {same} to the letter as before, and got {right} right, as before, {both} of them the same" in page
 
 
 def test_the_readme_tells_the_first_try_as_it_was():

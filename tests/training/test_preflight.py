@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import types
-from statistics import fmean
+from statistics import fmean, median
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tests.benchmarks import profile_step
 from utils.data.questions import load_questions
-from utils.files import ROOT
+from utils.files import ROOT, read_jsonl
 from utils.model.policy import ENGINES, Policy, add_lora, load_policy
 from utils.model.profiles import PROFILES, QWEN_3B
 from utils.model.prompt_sharing import AT_ONCE, completion_logps, without_logits
@@ -478,13 +479,8 @@ def test_nothing_is_asked_of_the_network(machine, monkeypatch):
         preflight.preflight(settings)
 
 
-def measured_runs(profile):
-    paths = (ROOT / "assets" / "runs" / profile).glob("*/summary.json")
-    return [json.loads(path.with_name("training.json").read_text()) for path in paths]
-
-
 def test_time_of_tiny_comes_from_its_records():
-    runs = measured_runs("tiny")
+    runs = [json.loads(path.read_text()) for path in (ROOT / "assets" / "runs" / "tiny").glob("*/training.json")]
     seconds, source = preflight.estimate_seconds(TINY)
     assert seconds == pytest.approx(fmean(r["seconds"] for r in runs)) and "3 recorded runs" in source
     half, _ = preflight.estimate_seconds(
@@ -501,15 +497,25 @@ def test_time_of_a_t4_is_called_an_estimate_from_others():
     assert verdicts(PROFILES["l4"])["time"].found == "not measured for l4"
 
 
-def test_time_of_laptop_comes_from_its_records_and_those_of_a_model_of_that_size():
-    runs = measured_runs("laptop")
-    seconds, source = preflight.estimate_seconds(LAPTOP)
-    assert seconds == pytest.approx(fmean(LAPTOP.steps * r["seconds"] / r["steps"] for r in runs))
-    assert f"from {len(runs)} recorded run" in source
-    assert preflight.estimate_seconds(LAPTOP.replace(steps=10))[0] == pytest.approx(seconds * 10 / LAPTOP.steps)
-    assert preflight.estimate_seconds(LAPTOP.replace(dtype="float32")) is None
-    tiny, source = preflight.estimate_seconds(LAPTOP.replace(model=TINY.model))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_time_of_laptop_comes_from_measured_steps_in_its_type_of_a_model_of_that_size(dtype):
+    step = float(re.search("median step,(.*)", (ROOT / f"assets/runs/step_profile_qwen_{dtype}.csv").read_text())[1])
+    laptop = LAPTOP.replace(dtype=dtype)
+    seconds, source = preflight.estimate_seconds(laptop)
+    assert preflight.PROFILED == profile_step.REAL_PROMPTS * laptop.group_size
+    assert seconds == pytest.approx(laptop.steps * laptop.completions_per_step / preflight.PROFILED * step)
+    assert f"measured steps in {dtype}" in source
+    assert preflight.estimate_seconds(laptop.replace(steps=10))[0] == pytest.approx(seconds * 10 / laptop.steps)
+    tiny, source = preflight.estimate_seconds(laptop.replace(model=TINY.model))
     assert tiny < seconds / 10 and "3 recorded runs" in source
+    assert preflight.estimate_seconds(laptop.replace(model=QWEN_3B)) is None
+
+
+def test_the_measured_steps_tell_what_the_recorded_runs_took():
+    """In the same type: by the median, since runs had pauses."""
+    step, _ = preflight.estimate_seconds(LAPTOP.replace(steps=1))
+    for log in (ROOT / "assets" / "runs" / "laptop").glob("seed-*/log.jsonl"):
+        assert 0.75 < median(line["step_time"] for line in read_jsonl(log)) / step < 1.25
 
 
 def test_a_long_run_is_announced_with_a_first_look():

@@ -9,8 +9,9 @@ Three layouts, chosen by what is at hand:
               W + BA to eight bits and would swallow a young adapter
     plain     any other without that room: the model's own matrices, adapters beside
 
-Packing costs a second, once for a model whose weights stay as they are. A loss takes `plain`, where adapters get
-gradients.
+Packing costs a second, once for a model whose weights stay as they are. For a processor that has no products of
+bfloat16 the packed weights are in float32, the same values, and what they give is rounded. A loss takes `plain`, where
+adapters get gradients.
 """
 
 from __future__ import annotations
@@ -164,23 +165,30 @@ def packed(*layers: Any) -> Apply:
 
 
 def _reordered(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), READ_AT_ONCE)
+    """Weights in oneDNN's order; in float32, of the same values, where it has no products of their type."""
+    dtype = weight.dtype if _multiplies(weight.dtype) else torch.float32
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), READ_AT_ONCE)
 
 
 def _multiplied(x: Tensor, reordered: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
+    bias = bias if bias is None else bias.to(reordered.dtype)
+    product = torch.ops.mkldnn._linear_pointwise(x.to(reordered.dtype), reordered, bias, "none", [], "")
+    return product.to(x.dtype)
 
 
 _PACKED: WeakKeyDictionary[Any, tuple[Any, Tensor]] = WeakKeyDictionary()  # by the first layer, and gone with it
 
 
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this type on this processor."""
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _packs(model: Any) -> bool:
-    """Whether oneDNN is there for this type, and memory holds the copy twice over, or the copy was made before."""
+    """Whether oneDNN is there, and memory holds the copy twice over, or the copy was made before."""
     if not torch.backends.mkldnn.is_available():
         return False
-    if model.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    copy = sum(parameter.nbytes for parameter in model.parameters())
+    copy = sum(parameter.nbytes for parameter in model.parameters()) * (1 if _multiplies(model.dtype) else 2)
     return _bare(model.lm_head) in _PACKED or ram_bytes() >= 2 * copy
 
 

@@ -32,7 +32,7 @@ from utils.evaluation.figures import card_figure
 from utils.evaluation.protocol import ANSWERS, Protocol, local_name, pack, read_header, require_same, unpack
 from utils.files import ROOT, InUse, read_jsonl, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
-from utils.model.profiles import Profile, get_profile, is_local
+from utils.model.profiles import PROFILES, Profile, get_profile, is_local
 from utils.scripts.commands import counter, model, output_folder, whole_number
 from utils.scripts.record import FIGURES, fill_readme, results_rows
 from utils.stats import percent
@@ -67,7 +67,13 @@ def measure_trained(profile: Profile, folder: Path, seed: int) -> None:
     run = folder / RUN
     unpacked = finished(run) and not any(run.glob("checkpoint-*"))
     if unpacked or train(profile, run, seed, resume=True).finished:
-        measure(with_adapter(load_policy(profile), run / "adapter"), folder)
+        measure(with_adapter(load_base(profile), run / "adapter"), folder)
+
+
+def load_base(profile: Profile) -> Policy:
+    """The untrained model in the type that the profile names, also on a machine that imitates it and trains in another:
+    answers from two machines can then be compared."""
+    return load_policy(profile.replace(dtype=PROFILES[PROFILE].dtype))
 
 
 def finished(folder: Path) -> bool:
@@ -237,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif args.what == "unpack":
             take_up(work)
         elif args.what == "base":
-            measure(load_policy(get_profile(PROFILE, args.model)), work / "base")
+            measure(load_base(get_profile(PROFILE, args.model)), work / "base")
         else:
             measure_trained(get_profile(PROFILE, args.model), work / f"seed-{args.seed}", args.seed)
     except (OSError, ValueError, InUse) as error:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import math
@@ -32,6 +33,7 @@ HOST_RAM = 6 * GIB  # Python, CUDA libraries and offloaded activations beside a 
 T4_STEP = (24.0, 8, 200)  # seconds a step, completions, tokens: a public Unsloth + vLLM log of Qwen2.5-3B on a T4
 T4_TOKENS = 300  # mean completion of Qwen2.5-3B-Instruct on GSM8K before training, from public logs
 RUNS = ROOT / "assets" / "runs"  # the recorded ones, in a folder for each profile
+PROFILED = 16  # completions of a step in step_profile_qwen_*.csv there (tests/benchmarks/profile_step.py)
 SESSION_HOURS = 12  # a free Colab session lasts up to this long
 LONG_HOURS = 3  # of which one should know before
 FIRST_LOOK = 20  # steps
@@ -180,12 +182,15 @@ def _tokens(profile: Profile) -> Check:
 def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
     """(seconds of the whole run, where the figure comes from); None where nothing like it was measured."""
     completions = profile.steps * profile.completions_per_step
-    recorded = _recorded(profile)
-    measured = [path.with_name("training.json") for path in (RUNS / recorded).glob("*/summary.json")]  # and so whole
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in measured]
-    if recorded and runs:
-        each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES[recorded].completions_per_step
-        return completions * each, f"from {len(runs)} recorded run{'s' * (len(runs) > 1)} on 2 CPU cores"
+    if profile.model == PROFILES["tiny"].model:
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in (RUNS / "tiny").glob("*/training.json")]
+        each = fmean(run["seconds"] / run["steps"] for run in runs) / PROFILES["tiny"].completions_per_step
+        return completions * each, f"from {len(runs)} recorded runs on 2 CPU cores"
+    measured = RUNS / f"step_profile_qwen_{profile.dtype}.csv"
+    if profile.name == "laptop" and measured.exists() and _has_the_size_of(QWEN_05B, profile.model):
+        with measured.open(encoding="utf-8", newline="") as file:
+            step = next(float(row["seconds"]) for row in csv.DictReader(file) if row["part"] == "median step")
+        return completions * step / PROFILED, f"from measured steps in {profile.dtype} on 2 CPU cores"
     if profile.name == "t4" and profile.model == QWEN_3B:
         seconds, group, length = T4_STEP
         mean = min(T4_TOKENS, profile.max_completion_tokens)
@@ -194,14 +199,6 @@ def estimate_seconds(profile: Profile) -> tuple[float, str] | None:
         )
         return completions * mean * seconds / (group * length), source
     return None
-
-
-def _recorded(profile: Profile) -> str:
-    """The profile whose recorded runs tell how long this one takes; "" where there is none."""
-    if profile.model == PROFILES["tiny"].model:
-        return "tiny"
-    like = profile.name == "laptop" and profile.dtype == "bfloat16" and _has_the_size_of(QWEN_05B, profile.model)
-    return "laptop" if like else ""
 
 
 def _has_the_size_of(known: str, model: str) -> bool:
@@ -221,9 +218,10 @@ def _time(profile: Profile) -> Check:
         return Check("time", found, "ok")
     mend = (
         f"for a first look, about {duration(seconds * FIRST_LOOK / profile.steps)}, set STEPS = {FIRST_LOOK} (in a "
-        f"terminal --max-steps {FIRST_LOOK}); for the whole run plan to resume: a free session ends after "
-        f"{SESSION_HOURS} hours at the latest"
+        f"terminal --max-steps {FIRST_LOOK})"
     )
+    if profile.unsloth:
+        mend += f"; for the whole run plan to resume: a free session ends after {SESSION_HOURS} hours at the latest"
     return Check("time", found, "warn", mend)
 
 
