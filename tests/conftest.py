@@ -44,7 +44,9 @@ def calls(monkeypatch):
 HOLD = """
 import signal, sys
 from utils.files import in_use
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored,
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one of nohup with this
 with in_use(sys.argv[1], float(sys.argv[2])):
     print("in", flush=True)
     sys.stdin.readline()

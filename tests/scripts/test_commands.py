@@ -24,6 +24,14 @@ def command(*args, cwd=ROOT, **how):
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, **how)
 
 
+def refused(*args):
+    """What the command says last, asked in this process: the one that Python would end with this on stderr, and 1."""
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, args)])
+    assert isinstance(end.value.code, str) and "Traceback" not in end.value.code
+    return end.value.code
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("train") / "run"
@@ -155,21 +163,20 @@ def test_what_needs_no_model_loads_no_model_library(measured, words):
     assert done.stdout.endswith("\n\n"), f"loaded: {done.stdout.splitlines()[-1]}"
 
 
-def test_another_protocol_or_other_questions_are_not_compared(measured, tmp_path):
+def test_another_protocol_or_other_questions_are_not_compared(measured, tmp_path, capsys):
     out, _, _ = measured
     other = shutil.copytree(out / "base", tmp_path / "other")
     header = json.loads((other / "protocol.json").read_text())
     header["protocol"]["token_cap"] = 200
     (other / "protocol.json").write_text(json.dumps(header))
-    done = command("compare", out / "base", other)
-    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
-    assert f"token_cap is 96 in {out / 'base'} and 200 in {other}. Mend: " in done.stderr
+    said = refused("compare", out / "base", other)
+    assert f"token_cap is 96 in {out / 'base'} and 200 in {other}. Mend: " in said and capsys.readouterr().out == ""
     for name, rows in (("a", ["1?", "2?"]), ("b", ["1?", "3?"])):
         (tmp_path / name).mkdir()
         lines = [json.dumps({"question": row, "gold": "1", "completion": "1"}) + "\n" for row in rows]
         (tmp_path / name / "completions.jsonl").write_text("".join(lines))
-    done = command("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
-    assert done.returncode == 1 and "needs the same questions" in done.stderr and "'2?'" in done.stderr
+    said = refused("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+    assert "needs the same questions" in said and "'2?'" in said
     assert not (tmp_path / "out" / "comparison.json").exists()
 
 
@@ -187,12 +194,12 @@ def test_an_evaluation_called_again_asks_nothing_and_one_stored_base_serves_many
     assert old.keys() == new.keys() and old["base"] == new["base"] and old["flips"] == new["flips"]
 
 
-def test_a_base_of_another_protocol_is_refused_before_anything_is_asked(measured, trained, tmp_path):
+def test_a_base_of_another_protocol_is_refused_before_anything_is_asked(measured, trained, tmp_path, capsys):
     out, _, _ = measured
     arguments = ["evaluate", "--profile", "tiny", "--adapter", trained / "adapter", "--base", out / "base"]
-    done = command(*arguments, "--output", tmp_path / "new")  # the whole test split, not the nine questions
-    assert done.returncode == 1 and "dataset is 'mine.jsonl' in" in done.stderr and "revision is" in done.stderr
-    assert not (tmp_path / "new" / "protocol.json").exists() and "of 1,319" not in done.stdout
+    said = refused(*arguments, "--output", tmp_path / "new")  # the whole test split, not the nine questions
+    assert "dataset is 'mine.jsonl' in" in said and "revision is" in said
+    assert not (tmp_path / "new" / "protocol.json").exists() and "of 1,319" not in capsys.readouterr().out
 
 
 def test_a_folder_of_another_adapter_is_refused_and_kept(measured, trained, tmp_path):
@@ -200,9 +207,9 @@ def test_a_folder_of_another_adapter_is_refused_and_kept(measured, trained, tmp_
     arguments = ["evaluate", "--profile", "tiny", "--questions", path, "--output", out]
     before = (out / "completions.jsonl").read_bytes()
     for other in ([], ["--adapter", ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter"]):
-        done = command(*arguments, *other)
-        assert done.returncode == 1 and f"adapter is '{trained.name}/adapter' (weights " in done.stderr
-        assert "Mend: name another folder" in done.stderr and (out / "completions.jsonl").read_bytes() == before
+        said = refused(*arguments, *other)
+        assert f"adapter is '{trained.name}/adapter' (weights " in said and "Mend: name another folder" in said
+        assert (out / "completions.jsonl").read_bytes() == before
 
 
 def test_scoring_completions_that_someone_else_wrote(tmp_path):
@@ -219,12 +226,11 @@ def test_scoring_completions_that_someone_else_wrote(tmp_path):
     assert [card["strict"][bound] for bound in ("low", "high")] == list(wilson_interval(1, 3))
     assert "strict       33.3%" in done.stdout and "truncated    not recorded" in done.stdout
     (tmp_path / "completions.jsonl").write_text(json.dumps(rows[0]) + '\n{"question": "?"}\n')
-    done = command("score", tmp_path)
-    assert done.returncode == 1 and "completions.jsonl, line 2: 'gold' must be str" in done.stderr
-    assert "Traceback" not in done.stderr and json.loads((tmp_path / "card.json").read_text()) == card
+    assert "completions.jsonl, line 2: 'gold' must be str" in refused("score", tmp_path)
+    assert json.loads((tmp_path / "card.json").read_text()) == card
     (tmp_path / "empty").mkdir()
-    done = command("score", tmp_path / "empty")
-    assert done.returncode == 1 and "there is no" in done.stderr and "completions.jsonl" in done.stderr
+    said = refused("score", tmp_path / "empty")
+    assert "there is no" in said and "completions.jsonl" in said
 
 
 @pytest.mark.parametrize(
@@ -233,25 +239,14 @@ def test_scoring_completions_that_someone_else_wrote(tmp_path):
 def test_a_broken_question_file_ends_in_one_line(tmp_path, content, reason):
     path = tmp_path / "mine.jsonl"
     path.write_text(content)
-    done = command("evaluate", "--profile", "tiny", "--questions", path, "--output", tmp_path / "out")
-    assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+    assert reason in refused("evaluate", "--profile", "tiny", "--questions", path, "--output", tmp_path / "out")
     assert "Traceback" in (tmp_path / "out" / "error.log").read_text()
 
 
 def test_an_unreadable_adapter_is_refused_before_anything_is_evaluated(questions, tmp_path):
     (tmp_path / "adapter").mkdir()
-    done = command(
-        "evaluate",
-        "--profile",
-        "tiny",
-        "--adapter",
-        tmp_path / "adapter",
-        "--questions",
-        questions,
-        "--output",
-        tmp_path / "out",
-    )
-    assert done.returncode == 1 and "adapter_config.json is missing" in done.stderr
+    arguments = ["evaluate", "--profile", "tiny", "--adapter", tmp_path / "adapter", "--questions", questions]
+    assert "adapter_config.json is missing" in refused(*arguments, "--output", tmp_path / "out")
     assert not (tmp_path / "out" / "base").exists()
 
 
@@ -260,9 +255,9 @@ def test_a_damaged_training_record_is_named_before_anything_is_evaluated(trained
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "training.json").write_text(content)
     arguments = ["evaluate", "--profile", "tiny", "--adapter", run / "adapter", "--questions", questions]
-    done = command(*arguments, "--output", tmp_path / "out")
-    assert done.returncode == 1 and f"{run / 'training.json'} is damaged" in done.stderr and "delete it" in done.stderr
-    assert "Traceback" not in done.stderr and [f.name for f in (tmp_path / "out").iterdir()] == ["error.log"]
+    said = refused(*arguments, "--output", tmp_path / "out")
+    assert f"{run / 'training.json'} is damaged" in said and "delete it" in said
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["error.log"]
 
 
 def test_resume_starts_and_goes_on_and_overwrites_nothing(tmp_path):
@@ -273,20 +268,19 @@ def test_resume_starts_and_goes_on_and_overwrites_nothing(tmp_path):
     assert "Up to step 1 the learning rate was that of a run of 1 steps" in done.stdout
     before = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
     for steps, reason in ((1, "holds a run of 2 steps"), (2, "no checkpoint that it can go on from")):
-        done = command(*arguments, steps)
-        assert done.returncode == 1 and reason in done.stderr and "hoose another folder" in done.stderr
-        assert "Traceback" not in done.stderr
+        said = refused(*arguments, steps)
+        assert reason in said and "hoose another folder" in said
         assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == before
         for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 
 
-def test_a_profile_this_machine_cannot_run_is_refused_before_any_download(tmp_path):
+def test_a_profile_this_machine_cannot_run_is_refused_before_any_download(tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = command("train", "--profile", "t4", "--output", tmp_path / "run")
-    assert done.returncode == 1 and "Stop here: GPU" in done.stderr and "Traceback" not in done.stderr
-    assert "fail  GPU" in done.stdout and "-> on Colab choose Runtime" in done.stdout
+    assert "Stop here: GPU" in refused("train", "--profile", "t4", "--output", tmp_path / "run")
+    told = capsys.readouterr().out
+    assert "fail  GPU" in told and "-> on Colab choose Runtime" in told
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
@@ -314,9 +308,9 @@ def test_a_second_process_in_the_folder_of_a_training_is_refused(trained, questi
         (*TRAIN, "--output", run, "--resume"),
         ("evaluate", "--profile", "tiny", "--questions", questions, "--output", run),
     ):
-        done = command(*words)
-        assert done.returncode == 1 and done.stderr.startswith(f"InUse: {run} is in use by process {first.pid} on ")
-        assert done.stderr.count("\n") == 1 and "commands.py train --profile tiny" in done.stderr
+        said = refused(*words)
+        assert said.startswith(f"InUse: {run} is in use by process {first.pid} on ")
+        assert "\n" not in said and "commands.py train --profile tiny" in said
     assert first.wait(timeout=60) == 0 and not (run / "error.log").exists()
     assert not [*tmp_path.rglob(f"{IN_USE}*")] and not (run / "protocol.json").exists()
     for name in ("adapter/adapter_model.safetensors", "rollouts.jsonl"):

@@ -109,12 +109,13 @@ def check_stated(stated: Callable[[str], Any]) -> None:
     rng = random.Random()
     a, b, thing = rng.randint(11, 60), rng.randint(11, 40), rng.choice(THINGS)
     c, thousands = a + b, rng.randint(1100, 9900)
+    marker = rng.choice([n for n in range(10, 100) if n != c])
     steps = f"1. Tom has {a} {thing}.\n2. He gets {b} more: {a} + {b} = {c} {thing}."
     cases = {
         f"So {a} + {b} = {c} {thing} in all.": (c, ""),
         steps: (c, "a marker is no number, but the item behind it may hold one"),
         f"{steps}\n\n3. **Give the result**": (c, ""),
-        f"{steps}\n\n{rng.randint(10, 99)}. Then": (c, "a marker may have two digits"),
+        f"{steps}\n\n{marker}. Then": (c, "a marker may have two digits"),
         f"1. Tom counts.\nThere are {c}. That is all.": (c, "a marker stands at a line's start"),
         f"{steps}\n   3) Then": (c, "markers are written `3)` and with spaces before them, too"),
         f"{steps}\n3.": (c, "a text may be cut off right behind a marker"),
