@@ -18,6 +18,7 @@ from utils.model import gguf_file
 from utils.model.policy import add_lora, end_tokens, generate, load_policy, load_tokenizer
 from utils.model.profiles import PROFILES, find_model, get_profile
 from utils.model.weights import other_base
+from utils.scripts.commands import main
 from utils.setup import installed
 from utils.training.memory import model_config
 from utils.training.preflight import estimate_seconds, preflight
@@ -208,23 +209,22 @@ def test_a_hub_name_is_named_with_its_revision(tmp_path):
 
 
 @pytest.mark.slow
-def test_commands_use_the_model_and_refuse_to_go_on_with_another(copy, tmp_path):
-    def command(*argv, **variables):
-        line = [sys.executable, "-m", "utils.scripts.commands", *argv, "--profile", "tiny"]
-        env = os.environ | {"HF_HUB_OFFLINE": "1"} | variables
-        return subprocess.run(line, cwd=ROOT, env=env, text=True, capture_output=True)
+def test_commands_use_the_model_and_refuse_to_go_on_with_another(copy, tmp_path, monkeypatch):
+    def command(*argv):
+        main([*argv, "--profile", "tiny"])
 
     out, measured, mine = str(tmp_path / "out"), tmp_path / "measured", tmp_path / "mine.jsonl"
     mine.write_text('{"question": "Ann has 3 pens and buys 4. How many pens has she?", "answer": "7"}\n')
-    done = command("train", "--model", str(copy), "--max-steps", "1", "--output", out, GRPO_MODEL="owner/name")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("GRPO_MODEL", "owner/name")
+    command("train", "--model", str(copy), "--max-steps", "1", "--output", out)
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["model"] == str(copy)
-    other = command("train", "--max-steps", "2", "--output", out, "--resume")
-    assert f"model is '{copy}' in " in other.stderr and "'assets/tiny_model' in this run" in other.stderr
-    assert command("train", "--max-steps", "2", "--output", out, "--resume", GRPO_MODEL=str(copy)).returncode == 0
+    monkeypatch.delenv("GRPO_MODEL")
+    with pytest.raises(SystemExit, match=f"model is '{copy}' in .*'assets/tiny_model' in this run"):
+        command("train", "--max-steps", "2", "--output", out, "--resume")
+    monkeypatch.setenv("GRPO_MODEL", str(copy))
+    command("train", "--max-steps", "2", "--output", out, "--resume")
     questions = ["--questions", str(mine), "--adapter", f"{out}/adapter", "--output", str(measured)]
-    done = command("evaluate", *questions, GRPO_MODEL=str(copy))
-    assert done.returncode == 0, done.stderr
+    command("evaluate", *questions)
     summary, header = (json.loads((measured / name).read_text()) for name in ("summary.json", "protocol.json"))
     assert (summary["model"], summary["weights"]) == (header["model"], header["weights"])
     assert summary["model"] == "stick/my model"

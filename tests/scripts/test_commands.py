@@ -24,10 +24,15 @@ def command(*args, cwd=ROOT, **how):
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, **how)
 
 
+def here(*args):
+    """A command in this process, which has imported what takes a new one five seconds."""
+    main([*map(str, args)])
+
+
 def refused(*args):
-    """What the command says last, asked in this process: the one that Python would end with this on stderr, and 1."""
+    """What a command `here` says last: Python would end with this on stderr, and with 1."""
     with pytest.raises(SystemExit) as end:
-        main([*map(str, args)])
+        here(*args)
     assert isinstance(end.value.code, str) and "Traceback" not in end.value.code
     return end.value.code
 
@@ -180,14 +185,17 @@ def test_another_protocol_or_other_questions_are_not_compared(measured, tmp_path
     assert not (tmp_path / "out" / "comparison.json").exists()
 
 
-def test_an_evaluation_called_again_asks_nothing_and_one_stored_base_serves_many_adapters(measured, trained, tmp_path):
+def test_an_evaluation_called_again_asks_nothing_and_one_stored_base_serves_many_adapters(
+    measured, trained, tmp_path, capsys
+):
     out, said, path = measured
     arguments = ["evaluate", "--profile", "tiny", "--adapter", trained / "adapter", "--questions", path]
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != "summary.json"}
-    assert command(*arguments, "--output", out).returncode == 0
+    here(*arguments, "--output", out)
     assert all(file.read_bytes() == content for file, content in before.items())
-    done = command(*arguments, "--base", out / "base", "--output", tmp_path / "new")
-    assert done.returncode == 0 and "base model" not in done.stdout.replace("Base model", ""), done.stderr
+    capsys.readouterr()
+    here(*arguments, "--base", out / "base", "--output", tmp_path / "new")
+    assert "base model" not in capsys.readouterr().out.replace("Base model", "")
     assert not (tmp_path / "new" / "base").exists()
     assert (tmp_path / "new" / "card.json").read_bytes() == (out / "card.json").read_bytes()
     old, new = (json.loads((folder / "summary.json").read_text()) for folder in (out, tmp_path / "new"))
@@ -260,12 +268,13 @@ def test_a_damaged_training_record_is_named_before_anything_is_evaluated(trained
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["error.log"]
 
 
-def test_resume_starts_and_goes_on_and_overwrites_nothing(tmp_path):
+def test_resume_starts_and_goes_on_and_overwrites_nothing(tmp_path, capsys):
     arguments = ["train", "--profile", "tiny", "--output", tmp_path / "run", "--resume", "--max-steps"]
     for steps in (1, 2):
-        done = command(*arguments, steps)
-        assert done.returncode == 0 and f"Trained {steps} steps" in done.stdout, done.stderr
-    assert "Up to step 1 the learning rate was that of a run of 1 steps" in done.stdout
+        here(*arguments, steps)
+        told = capsys.readouterr().out
+        assert f"Trained {steps} steps" in told
+    assert "Up to step 1 the learning rate was that of a run of 1 steps" in told
     before = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
     for steps, reason in ((1, "holds a run of 2 steps"), (2, "no checkpoint that it can go on from")):
         said = refused(*arguments, steps)
@@ -343,7 +352,7 @@ def test_a_training_without_room_says_so_and_goes_on_once_there_is_some(size, na
     done = command(*TRAIN, "--output", tmp_path, preexec_fn=limited(size))
     assert done.returncode == 1 and named in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert f"There is no room left in {tmp_path}: free some and call this again; what was finished" in done.stderr
-    assert command(*TRAIN, "--output", tmp_path, "--resume").returncode == 0
+    here(*TRAIN, "--output", tmp_path, "--resume")
     for name in ("adapter/adapter_model.safetensors", "rollouts.jsonl"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
 
@@ -359,9 +368,10 @@ def test_an_evaluation_without_room_says_so_and_keeps_what_it_has(measured, tmp_
     evaluate = ("evaluate", "--profile", "tiny", "--questions", many, "--output", tmp_path / "out")
     done = command(*evaluate, preexec_fn=limited(20_000))
     assert done.returncode == 1 and "completions.jsonl'. There is no room left in" in done.stderr, done.stderr
-    compared = command("compare", tmp_path / "out", tmp_path / "out")
-    assert "is not finished" in compared.stderr and "of 200 questions are answered" in compared.stderr
-    assert command(*evaluate).returncode == 0 and len(jsonl(tmp_path / "out" / "completions.jsonl")) == 200
+    said = refused("compare", tmp_path / "out", tmp_path / "out")
+    assert "is not finished" in said and "of 200 questions are answered" in said
+    here(*evaluate)
+    assert len(jsonl(tmp_path / "out" / "completions.jsonl")) == 200
 
 
 def test_an_old_terminal_and_a_name_beyond_it_do_not_lose_a_training(tmp_path):

@@ -9,6 +9,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from tests.training import in_step
 from tests.training.in_step import STEPS
 from utils.files import ROOT, read_json, read_jsonl
 from utils.model.profiles import PROFILES
@@ -66,10 +67,10 @@ def test_the_same_completions_give_the_same_steps(runs, count):
         assert (tensor - weights[1][name]).norm() < 0.01 * tensor.norm(), name
 
 
-def test_other_numbers_of_processes_are_refused_by_name(runs):
-    process = start(runs[2], 1, "--written", "--resume")
-    out = process.communicate(timeout=900)[0]
-    assert process.returncode != 0 and "processes is 2 in" in out and "and 1 in this run" in out
+def test_other_numbers_of_processes_are_refused_by_name(runs, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["in_step", str(runs[2]), "--resume"])
+    with pytest.raises(ValueError, match="processes is 2 in .* and 1 in this run"):
+        in_step.main()
 
 
 def test_a_number_that_does_not_divide_the_completions_is_refused(tmp_path, monkeypatch):

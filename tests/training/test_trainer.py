@@ -1,6 +1,7 @@
 """The trainer beside TRL's own way: what is left out of a step, and that it learns the same."""
 
 import math
+from statistics import fmean
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
 from utils.plots import learning_curves, png
 from utils.rewards.functions import text_of
+from utils.rewards.groups import is_dead
 from utils.training import trainer as module
 from utils.training.grpo import build_trainer, run_training
 from utils.training.trainer import by_prompt
@@ -221,6 +223,18 @@ def test_a_model_in_a_wrapper_is_left_to_trl(tmp_path, monkeypatch):
     ids, mask = torch.randint(3, 600, (2, 9)), torch.ones(2, 9, dtype=torch.long)
     logps, _ = trainer._get_per_token_logps_and_entropies(torch.nn.DataParallel(trainer.model), ids, mask, 4)
     assert logps.shape == (2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_dead_groups_are_counted_group_by_group_whatever_advantages_are_divided_by(tmp_path, scale):
+    def some(completions, **_):  # of the first question alike, of the others not
+        return [1.0 if i < 4 else i % 2 for i in range(len(completions))]
+
+    run_training(trainer_for(tmp_path, some, settings={"scale_rewards": scale}))
+    log, rollouts = (read_jsonl(tmp_path / name) for name in ("log.jsonl", "rollouts.jsonl"))
+    assert [line["frac_reward_zero_std"] for line in log] == pytest.approx([1 / 3] * 3)
+    assert [fmean(map(is_dead, record["groups"])) for record in rollouts] == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.slow

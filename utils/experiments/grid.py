@@ -222,22 +222,18 @@ def _shuffled(seed: int) -> list[Question]:
 
 
 def _steps(trained: Trained) -> list[Row]:
-    """One record for each step with new completions.
-
-    Dead groups are counted in the rollouts: TRL's own count looks at the spread over the whole batch where
-    `scale_rewards` is "batch".
-    """
+    """One record for each step with new completions."""
     log = {line["step"]: line for line in trained.log}
     records = []
     for rollout in trained.rollouts:
-        line, groups = log[rollout["step"]], rollout["groups"]
+        line = log[rollout["step"]]
         records.append(
             {
                 "step": rollout["step"],
                 "strict": round(line["rewards/strict_metric/mean"], 4),
                 "reward": round(line["reward"], 4),
                 "tokens": round(line["completions/mean_length"], 2),
-                "dead": round(fmean(max(g["rewards"]) - min(g["rewards"]) < 1e-6 for g in groups), 4),
+                "dead": round(line["frac_reward_zero_std"], 4),
             }
         )
     return records

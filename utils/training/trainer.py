@@ -1,5 +1,6 @@
 """TRL's GRPO trainer with what it lacks for Qwen, and for a processor without a GPU.
 
+    dead groups   it looks for them in the spread that it divides by, which may be the whole batch's: it then finds none
     end tokens    it knows the tokenizer's own; a model may declare several, and each ends a completion
     no logits     of a wide vocabulary they are never in memory all at once (`completion_logps`)
     no idle work  where the loss is a sum over the step's tokens, a completion without an advantage has no gradient, so
@@ -25,7 +26,7 @@ Batch = dict[str, Tensor | None]
 
 
 class Trainer(GRPOTrainer):
-    """TRL's, told every token that ends a completion."""
+    """TRL's, told every token that ends a completion; it counts dead groups itself."""
 
     def __init__(self, *args: Any, ends: Collection[int], **kwargs: Any):
         self.ends = ends
@@ -45,6 +46,17 @@ class Trainer(GRPOTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["completions/clipped_ratio"][-1] = self.accelerator.gather(cut_off).mean().item()
         return output
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        parts = super()._calculate_rewards(*args, **kwargs)
+        groups = (parts * self.reward_weights.to(parts.device)).nansum(1).view(-1, self.num_generations)
+        self._dead = (groups.amax(1) - groups.amin(1) < 1e-6).float().mean().item()
+        return parts
+
+    def _generate_and_score_completions(self, inputs: list[Any]) -> Batch:
+        scored = super()._generate_and_score_completions(inputs)
+        self._metrics["train" if self.model.training else "eval"]["frac_reward_zero_std"][-1] = self._dead
+        return scored
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before, inputs = self._buffered_inputs, super()._prepare_inputs(generation_batch)
