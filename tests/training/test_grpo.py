@@ -208,6 +208,24 @@ def test_a_mirror_of_another_run_is_refused_before_anything_is_copied(copy, tmp_
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("scale_rewards", "batch"), ("epsilon_high", 0.28), ("num_iterations", 2), ("top_p", 0.9), ("adam_beta2", 0.999)],
+)
+def test_a_run_goes_on_with_the_algorithm_it_began_with(copy, name, value):
+    trainer = build_trainer(load_policy(SMALL), QUESTIONS, copy, seed=3, settings={name: value})
+    with pytest.raises(ValueError, match=f"{name} is .* in .*copy/settings.json and {value!r} in this run"):
+        run_training(trainer, resume=True)
+
+
+def test_a_run_recorded_before_a_setting_was_goes_on(copy):
+    for path in (copy / "settings.json", *copy.glob("checkpoint-*/complete.json")):
+        told = json.loads(path.read_text())
+        (told["settings"] if "settings" in told else told).pop("scale_rewards")
+        path.write_text(json.dumps(told))
+    assert len(run_training(trainer_for(copy), resume=True).history) == 6
+
+
 def test_a_finished_run_comes_back_from_its_mirror(straight, copy, tmp_path, capsys):
     result = run_training(trainer_for(tmp_path / "new"), resume=True, mirror=copy)
     assert "brought checkpoint-6 back" in capsys.readouterr().out
