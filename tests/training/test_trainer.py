@@ -227,14 +227,29 @@ def test_a_model_in_a_wrapper_is_left_to_trl(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_dead_groups_are_counted_group_by_group_whatever_advantages_are_divided_by(tmp_path, scale):
+def test_what_advantages_are_divided_by_changes_them_in_the_rollouts_and_not_the_dead_groups(
+    tmp_path, monkeypatch, scale
+):
+    used, score = [], module.Trainer._generate_and_score_completions
+
+    def watched(trainer, inputs):
+        scored = score(trainer, inputs)
+        used.append(scored["advantages"].tolist())
+        return scored
+
+    monkeypatch.setattr(module.Trainer, "_generate_and_score_completions", watched)
+
     def some(completions, **_):  # of the first question alike, of the others not
-        return [1.0 if i < 4 else i % 2 for i in range(len(completions))]
+        return [1.0 if i < 4 else (i % 2) / (1 + i // 8) for i in range(len(completions))]
 
     run_training(trainer_for(tmp_path, some, settings={"scale_rewards": scale}))
     log, rollouts = (read_jsonl(tmp_path / name) for name in ("log.jsonl", "rollouts.jsonl"))
     assert [line["frac_reward_zero_std"] for line in log] == pytest.approx([1 / 3] * 3)
     assert [fmean(map(is_dead, record["groups"])) for record in rollouts] == pytest.approx([1 / 3] * 3)
+    recorded = [[a for group in record["groups"] for a in group["advantages"]] for record in rollouts]
+    assert len(used) == 3 and recorded == [pytest.approx(each, abs=1e-3) for each in used]
+    largest = max(map(abs, used[0]))
+    assert largest == pytest.approx({"group": 0.866, "batch": 1.067, "none": 0.5}[scale], abs=0.01), "else all are alike"
 
 
 @pytest.mark.slow

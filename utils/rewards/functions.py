@@ -213,7 +213,7 @@ def weighted_sum(parts: Iterable[Sequence[float]], weights: Iterable[float]) -> 
     return [sum(column) for column in zip(*weighted, strict=True)]
 
 
-def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
+def group_advantages(rewards: Sequence[float], group_size: int, scale: str = "group") -> list[float]:
     """GRPO's advantages: each reward minus its group's mean, over the group's standard deviation (+ 1e-4).
 
     DeepSeekMath (arXiv 2402.03300), section 4.1.2; the sample standard deviation and the 1e-4 as in TRL.
@@ -221,15 +221,22 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     Args:
         rewards: N rewards, group after group.
         group_size: completions per group; divides N.
+        scale: whose standard deviation, as TRL's `scale_rewards`: the "group"'s, that of the "batch" of all N rewards,
+            or "none": then nothing is divided.
+    Raises:
+        ValueError: another scale.
     Example:
         >>> [round(a, 2) for a in group_advantages([1.0, 0.0, 0.0, 1.0], group_size=4)]
         [0.87, -0.87, -0.87, 0.87]
     """
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f"scale must be group, batch or none, got {scale!r}")
     advantages = []
     for start in range(0, len(rewards), group_size):
         group = rewards[start : start + group_size]
-        mean, std = statistics.fmean(group), statistics.stdev(group)
-        advantages += [(r - mean) / (std + 1e-4) for r in group]
+        mean, whose = statistics.fmean(group), {"group": group, "batch": rewards}
+        divisor = 1 if scale == "none" else statistics.stdev(whose[scale]) + 1e-4
+        advantages += [(r - mean) / divisor for r in group]
     return advantages
 
 

@@ -251,7 +251,7 @@ def build_trainer(
     if config.device.type == "cpu":  # in several processes "cpu:0", to which torch cannot load a checkpoint
         config._setup_devices = torch.device("cpu")
 
-    recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size, ends)
+    recorder = RolloutRecorder(output / "rollouts.jsonl", rewards, profile.group_size, config.scale_rewards, ends)
     beside = policy.engine == "vllm+transformers"
     with making_room(policy.model, profile) if beside else nullcontext():
         trainer = Trainer(
@@ -289,8 +289,10 @@ class RolloutRecorder:
 
     __name__ = "(rollout_recorder)"  # which no other reward can be called
 
-    def __init__(self, path: Path, rewards: dict[RewardFunction, float], group_size: int, ends: Collection[int]):
-        self.path, self.rewards, self.group_size, self.ends = path, rewards, group_size, ends
+    def __init__(
+        self, path: Path, rewards: dict[RewardFunction, float], group_size: int, scale: str, ends: Collection[int]
+    ):
+        self.path, self.rewards, self.group_size, self.scale, self.ends = path, rewards, group_size, scale, ends
         self.parts: dict[str, list[float]] = {}
 
     def recorded(self, function: RewardFunction) -> RewardFunction:
@@ -309,7 +311,11 @@ class RolloutRecorder:
         own = zip(columns["question"], columns["gold"], texts, *self.parts.values(), strict=True)
         rows = gather_object(list(own))  # those of a group follow each other
         if PartialState().is_main_process:
-            groups = [self._group(rows[i : i + self.group_size]) for i in range(0, len(rows), self.group_size)]
+            size = self.group_size
+            groups = [self._group(rows[i : i + size]) for i in range(0, len(rows), size)]
+            advantages = group_advantages([r for group in groups for r in group["rewards"]], size, self.scale)
+            for i, group in enumerate(groups):
+                group["advantages"] = [round(advantage, 4) for advantage in advantages[i * size : (i + 1) * size]]
             append_jsonl(self.path, [{"step": columns["trainer_state"].global_step + 1, "groups": groups}])
         return [0.0] * len(completions)
 
@@ -322,7 +328,6 @@ class RolloutRecorder:
             "completions": texts,
             "rewards": rewards,
             "parts": dict(zip(self.parts, parts, strict=True)),
-            "advantages": [round(advantage, 4) for advantage in group_advantages(rewards, self.group_size)],
         }
 
 
