@@ -194,6 +194,23 @@ def test_04_tells_how_two_seeds_parted():
     assert "four questions a step" in page and get_profile("laptop").prompts_per_step == 4
 
 
+def test_04_tells_what_the_batchs_spread_does_to_the_length():
+    page, output = prose("04_grpo_training"), printed("04_grpo_training")
+    row = r"^ *\d+ – +\d+ +(\d+) +(\d+) +(\d+)% +(\d+)% +(\d+)% +(\d+)%$"
+    rows = [list(map(int, found)) for found in re.findall(row, output, re.MULTILINE)]
+    pays = [float(pay) for pay in re.findall(r"^divided by the \w+'s: (\S+) in", output, re.MULTILINE)]
+    assert "seed 1 once more, for 24 steps" in page and len(rows) == 3 and len(pays) == 2
+    assert "about a third of what it was" in page and 0.28 < pays[1] / pays[0] < 0.4
+    assert "almost half as long again" in page and 1.4 < rows[-1][1] / rows[-1][0] < 1.5
+    assert "the layout, which is learnt more slowly" in page and rows[0][2] < rows[0][3]
+    assert all(batch < group for _, _, group, batch, *_ in rows[1:])
+    assert "eight steps are 32 questions" in page and 8 * get_profile("laptop").prompts_per_step == 32
+    log = read_jsonl(LAPTOP / "seed-0" / "log.jsonl")[16:24]
+    assert "seed 0 stayed long without any remedy" in page
+    assert fmean(line["completions/mean_length"] for line in log) > 1.2 * rows[-1][0]
+    assert "no difference can be seen" in page and 0 < rows[-1][5] - rows[-1][4] < 5
+
+
 def test_04_names_the_times_that_the_preflight_names():
     laptop = {dtype: PROFILES["laptop"].replace(dtype=dtype) for dtype in ("bfloat16", "float32")}
     for profile, told in (

@@ -14,6 +14,8 @@ from utils.evaluation.sampling import read_ballots
 from utils.files import IN_USE, ROOT, read_json, read_jsonl
 from utils.model import policy as generation
 from utils.model.profiles import get_profile
+from utils.rewards.functions import group_advantages
+from utils.rewards.groups import is_dead
 from utils.scripts import real, record
 from utils.stats import detectable_difference, percent
 
@@ -270,6 +272,38 @@ def test_the_readme_tells_the_first_try_as_it_was():
     assert f"stopped after {len(log)} steps" in page
     assert "from {} to {} tokens".format(*tokens) in page
     assert "from {} to {}, for {} and {} right answers".format(*dead, *right) in page
+
+
+def test_the_readme_tells_the_remedy_as_far_as_it_came():
+    page, folder = the_readme(), real.RUNS / "tried" / "scaled-by-the-batch"
+    log, rollouts = (read_jsonl(folder / name) for name in ("log.jsonl", "rollouts.jsonl.gz"))
+    before = [read_jsonl(real.RUNS / "seed-1" / name) for name in ("log.jsonl", "rollouts.jsonl.gz")]
+    assert f"seed 1 again, for {len(log)} steps on the same questions in the same order" in page
+    asked = [
+        [[g["question"] for g in record["groups"]] for record in each[: len(log)]] for each in (rollouts, before[1])
+    ]
+    assert len(rollouts) == len(log) and asked[0] == asked[1]
+    settings = [json.loads((each / "settings.json").read_text()) for each in (folder, real.RUNS / "seed-1")]
+    assert settings[0].pop("scale_rewards") == "batch" and settings[0] == settings[1], "nothing else is different"
+
+    def last(metric, shown):
+        return tuple(
+            shown.format(fmean(line[metric] for line in each[len(log) - 8 : len(log)])) for each in (log, before[0])
+        )
+
+    assert (
+        "its completions have {} tokens where those of seed 1 have {}".format(
+            *last("completions/mean_length", "{:.0f}")
+        )
+        in page
+    )
+    right, layout = (last(f"rewards/{part}_reward/mean", "{:.0%}") for part in ("correctness", "format"))
+    assert f"for {right[0]} and {right[1]} right answers and {layout[0]} and {layout[1]} in layout" in page
+    for line, rollout in zip(log, rollouts, strict=True):
+        rewards = [r for group in rollout["groups"] for r in group["rewards"]]
+        advantages = [a for group in rollout["groups"] for a in group["advantages"]]
+        assert advantages == pytest.approx(group_advantages(rewards, 8, "batch"), abs=1e-4)
+        assert line["frac_reward_zero_std"] == fmean(map(is_dead, rollout["groups"]))
 
 
 def test_no_path_of_this_machine_is_published(sitting, work, runs, tmp_path):

@@ -249,7 +249,9 @@ def test_what_advantages_are_divided_by_changes_them_in_the_rollouts_and_not_the
     recorded = [[a for group in record["groups"] for a in group["advantages"]] for record in rollouts]
     assert len(used) == 3 and recorded == [pytest.approx(each, abs=1e-3) for each in used]
     largest = max(map(abs, used[0]))
-    assert largest == pytest.approx({"group": 0.866, "batch": 1.067, "none": 0.5}[scale], abs=0.01), "else all are alike"
+    assert largest == pytest.approx({"group": 0.866, "batch": 1.067, "none": 0.5}[scale], abs=0.01), (
+        "else all are alike"
+    )
 
 
 @pytest.mark.slow
