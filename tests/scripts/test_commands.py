@@ -12,8 +12,8 @@ import torch
 
 from utils.data.answers import is_correct
 from utils.evaluation.evaluate import RATES
-from utils.files import IN_USE, ROOT
-from utils.scripts.commands import counter, main
+from utils.files import IN_USE, ROOT, sha256
+from utils.scripts.commands import counter, main, options, parse
 from utils.stats import wilson_interval
 
 pytestmark = pytest.mark.slow
@@ -70,6 +70,18 @@ def test_a_second_training_in_the_same_folder_is_refused(trained):
 
 def jsonl(path):
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def test_a_trained_adapter_is_trained_further_and_advantages_are_scaled_as_asked(trained, tmp_path):
+    further = ["--adapter", trained / "adapter", "--scale-rewards", "batch"]
+    here("train", "--profile", "tiny", "--output", tmp_path / "run", "--max-steps", 1, *further)
+    told = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert told["adapter"] == sha256(trained / "adapter" / "adapter_model.safetensors")
+    assert told["scale_rewards"] == "batch"
+    assert options(parse(["train", "--profile", "tiny", "--output", "x", *map(str, further)]))[-4:] == [
+        *("--adapter", str(trained / "adapter")),
+        *("--scale-rewards", "batch"),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ import shutil
 from statistics import fmean
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from utils.data.questions import load_questions, solution_steps
 from utils.evaluation.evaluate import compare_folders, load_evaluation
 from utils.evaluation.sampling import read_ballots
-from utils.files import IN_USE, ROOT, read_json, read_jsonl
+from utils.files import IN_USE, ROOT, read_json, read_jsonl, sha256
 from utils.model import policy as generation
 from utils.model.profiles import get_profile
 from utils.rewards.functions import group_advantages
@@ -159,6 +160,45 @@ def test_what_is_finished_is_published_with_all_that_the_summary_promises(sittin
     assert pictures.keys() == {"real_before_after.png", "real_learning_curves.png"}
     sitting("publish", "--work", work)
     assert (files(runs), record.README.read_text(), files(real.FIGURES)) == (first, page, pictures), "the same again"
+
+
+def trained_further(copy):
+    """Another run in `copy`, which says that it began with the adapter of seed 0."""
+    further = shutil.copytree(copy / "seed-0" / "run", copy / "seed-0-on" / "run")
+    weights, settings = further / "adapter" / "adapter_model.safetensors", further / "settings.json"
+    told = json.loads(settings.read_text()) | {"adapter": sha256(weights)}
+    settings.write_text(json.dumps(told))
+    save_file({name: tensor + 0.01 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    return further
+
+
+def test_a_seed_trained_further_is_measured_and_told_with_what_it_began_with(sitting, work, runs, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "work")
+    trained_further(copy)
+    sitting("measure", "--work", copy)
+    assert len(sitting.asked) == 10 and all(real.finished(copy / "seed-0-on" / part) for part in PARTS)
+    sitting("measure", "--work", copy)
+    assert sitting.asked == []
+    sitting("publish", "--work", copy)
+    before = json.loads((copy / "seed-0" / "run" / "training.json").read_text())
+    summary = json.loads((runs / "seed-0-on" / "summary.json").read_text())
+    assert summary["begun_with"] == {"run": "seed-0", "steps": 2, "seconds": before["seconds"]}
+    page = record.README.read_text()
+    assert "| 0 | " in page and "| seed 0 trained on | " in page and "| 2 + 2 steps, " in page
+    sitting("unpack", "--work", tmp_path / "new")
+    assert (tmp_path / "new" / "seed-0-on" / "run" / "settings.json").read_bytes() == (
+        runs / "seed-0-on" / "settings.json"
+    ).read_bytes()
+
+
+def test_a_seed_trained_further_from_what_is_not_there_is_not_summed_up(sitting, work, runs, tmp_path, capsys):
+    copy = shutil.copytree(work, tmp_path / "work")
+    trained_further(copy)
+    sitting("measure", "--work", copy)
+    shutil.rmtree(copy / "seed-0")
+    with pytest.raises(SystemExit):
+        sitting("publish", "--work", copy)
+    assert re.search(r"began with an adapter [0-9a-f]{12} … that no run in .*work has left", capsys.readouterr().err)
 
 
 @pytest.mark.skipif(not list(real.RUNS.glob("seed-*/summary.json")), reason="no seed is recorded yet")

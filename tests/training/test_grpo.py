@@ -8,12 +8,13 @@ import signal
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from utils.data.answers import is_correct
 from utils.data.questions import load_questions
-from utils.files import IN_USE, InUse, read_jsonl
+from utils.files import IN_USE, InUse, read_jsonl, sha256
 from utils.model.policy import LORA_TARGETS, generate, load_policy, load_tokenizer, with_adapter
 from utils.model.profiles import get_profile
 from utils.rewards.functions import correctness_reward, load_rewards, text_of
@@ -224,6 +225,61 @@ def test_a_run_recorded_before_a_setting_was_goes_on(copy):
         (told["settings"] if "settings" in told else told).pop("scale_rewards")
         path.write_text(json.dumps(told))
     assert len(run_training(trainer_for(copy), resume=True).history) == 6
+
+
+class Holds(TrainerCallback):
+    """What the adapter holds when training begins."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.seen = {n: p.detach().clone() for n, p in get_peft_model_state_dict(model).items()}
+
+
+def test_a_trained_adapter_is_trained_further_as_a_run_of_its_own(straight, tmp_path):
+    start, holds, profile = straight[1].adapter, Holds(), SMALL.replace(steps=2)
+
+    def further(folder, adapter=start, callbacks=()):
+        return build_trainer(load_policy(profile), QUESTIONS, folder, seed=4, callbacks=callbacks, adapter=adapter)
+
+    result = run_training(further(tmp_path, callbacks=[holds]))
+    saved, after = weights(start), weights(result.adapter)
+    assert holds.seen.keys() == saved.keys() and all(torch.equal(holds.seen[n], saved[n]) for n in saved)
+    assert any(not torch.equal(after[n], saved[n]) for n in saved)
+    assert [line["step"] for line in result.history] == [1, 2] and result.finished
+    rates = [[line["learning_rate"] for line in each] for each in (result.history, straight[1].history)]
+    assert rates[0][0] == rates[1][0] > rates[0][1] and rates[1][-1] < rates[1][0], "the schedule begins anew"
+    told = sha256(start / "adapter_model.safetensors")
+    assert json.loads((tmp_path / "settings.json").read_text())["adapter"] == told
+    with pytest.raises(ValueError, match=f"adapter is '{told}' in .*settings.json and None in this run"):
+        run_training(further(tmp_path, adapter=None), resume=True)
+    assert len(run_training(further(tmp_path), resume=True).history) == 2
+
+
+def test_an_adapter_that_was_not_told_of_at_first_is_not_gone_on_with(straight, copy):
+    """Also where the record is older than the setting."""
+    for path in (copy / "settings.json", *copy.glob("checkpoint-*/complete.json")):
+        told = json.loads(path.read_text())
+        (told["settings"] if "settings" in told else told).pop("adapter")
+        path.write_text(json.dumps(told))
+    start = straight[1].adapter
+    trainer = build_trainer(load_policy(SMALL), QUESTIONS, copy, seed=3, adapter=start)
+    with pytest.raises(ValueError, match="adapter is None in .*settings.json and '[0-9a-f]{64}' in this run"):
+        run_training(trainer, resume=True)
+    assert len(run_training(trainer_for(copy), resume=True).history) == 6
+
+
+@pytest.mark.parametrize(
+    "changes, how, said",
+    [
+        ({"lora_rank": 8}, {}, "has r 16, and profile tiny trains with 8; train it further with the profile"),
+        ({"lora_alpha": 16}, {}, "has lora_alpha 32, and profile tiny trains with 16"),
+        ({}, {"full_weights": True}, "leave out full_weights"),
+    ],
+)
+def test_an_adapter_that_training_cannot_go_on_with_is_refused(straight, tmp_path, changes, how, said):
+    with pytest.raises(ValueError, match=said):
+        profile = SMALL.replace(**changes)
+        build_trainer(load_policy(profile), QUESTIONS, tmp_path, adapter=straight[1].adapter, **how)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_run_comes_back_from_its_mirror(straight, copy, tmp_path, capsys):

@@ -184,6 +184,12 @@ def build_parser() -> ArgumentParser:
     )
     train.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="default: the profile's")
     train.add_argument("--max-steps", type=whole_number(1), metavar="N", help="default: the profile's")
+    train.add_argument(
+        "--adapter",
+        type=existing_folder,
+        metavar="DIR1",
+        help="begin with this trained adapter, as a run of its own; default: a fresh one",
+    )
     train.add_argument("--resume", action="store_true", help="start, or go on from the last checkpoint in DIR")
     train.add_argument(
         "--mirror",
@@ -192,6 +198,12 @@ def build_parser() -> ArgumentParser:
         help="also copy finished checkpoints there; with --resume, bring back what is newer there",
     )
     train.add_argument("--reward", type=existing_file, metavar="FILE", help="Python file with reward functions")
+    train.add_argument(
+        "--scale-rewards",
+        choices=("group", "batch", "none"),
+        metavar="S",
+        help="whose spread advantages are divided by: the group's (default), that of the whole batch, or none",
+    )
 
     evaluate = add(
         "evaluate",
@@ -327,7 +339,8 @@ def train(args: Namespace) -> None:
         print(text_table(checks))
         if any(check.verdict == "fail" for check in checks):
             raise RuntimeError(summary(checks))
-    result = run(profile, args.output, args.seed or 0, args.resume, rewards, args.mirror)
+    settings = {"scale_rewards": args.scale_rewards} if args.scale_rewards else None
+    result = run(profile, args.output, args.seed or 0, args.resume, rewards, args.mirror, args.adapter, settings)
     if not result.finished:
         print(f"Stopped after step {result.steps} of {profile.steps}; go on with --resume.")
         raise SystemExit(130)

@@ -2,6 +2,8 @@
 
     python -m utils.scripts.real base --model DEST --work FOLDER            the untrained model: hours on 2 cores
     python -m utils.scripts.real trained --model DEST --work FOLDER         train one seed, and measure it alike
+    python -m utils.scripts.real measure --model DEST --work FOLDER         measure what `run.py train` left in FOLDER/
+                                                                            seed-*/run, e.g. a seed trained further
     python -m utils.scripts.real publish --work FOLDER                      copy what is finished to assets/runs/laptop,
                                                                             fill the README's table, draw its pictures
     python -m utils.scripts.real unpack --work FOLDER                       bring it back from there, to go on with it
@@ -30,13 +32,14 @@ from utils.evaluation import report, sampling
 from utils.evaluation.evaluate import Verdict, compare, evaluate, load_evaluation, rates
 from utils.evaluation.figures import card_figure
 from utils.evaluation.protocol import ANSWERS, Protocol, local_name, pack, read_header, require_same, unpack
-from utils.files import ROOT, InUse, read_jsonl, write_bytes, write_json, write_text
+from utils.files import ROOT, InUse, read_jsonl, sha256, write_bytes, write_json, write_text
 from utils.model.policy import Policy, load_policy, with_adapter
 from utils.model.profiles import PROFILES, Profile, get_profile, is_local
+from utils.model.weights import ADAPTER_FILES
 from utils.scripts.commands import counter, model, output_folder, whole_number
 from utils.scripts.record import FIGURES, fill_readme, results_rows
 from utils.stats import percent
-from utils.training.checkpoints import read_training
+from utils.training.checkpoints import read_settings, read_training
 from utils.training.grpo import train
 
 PROFILE = "laptop"
@@ -68,6 +71,13 @@ def measure_trained(profile: Profile, folder: Path, seed: int) -> None:
     unpacked = finished(run) and not any(run.glob("checkpoint-*"))
     if unpacked or train(profile, run, seed, resume=True).finished:
         measure(with_adapter(load_base(profile), run / "adapter"), folder)
+
+
+def measure_finished(profile: Profile, work: Path) -> None:
+    """Measure every run that lies finished in the work folder; one that is measured asks nothing."""
+    for run in sorted(work.glob(f"seed-*/{RUN}")):
+        if finished(run):
+            measure(with_adapter(load_base(profile), run / "adapter"), run.parent)
 
 
 def load_base(profile: Profile) -> Policy:
@@ -107,6 +117,8 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
             "gain": sampling.gain_curves(**ballots)
         }
     run = json.loads((trained / RUN / "training.json").read_text(encoding="utf-8"))
+    if before := begun_with(trained):
+        more["begun_with"] = {"run": before.name, **{k: read_training(before / RUN)[k] for k in ("steps", "seconds")}}
     header, told = judged["test"]["base"].header, ("model", "weights", "protocol", "protocol_hash", "too_long")
     return report.summarise(
         PROFILE,
@@ -120,6 +132,20 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
         **more,
         **{name: header[name] for name in told if name in header},
     )
+
+
+def begun_with(trained: Path) -> Path | None:
+    """The seed's folder beside this one whose adapter this run began with; None for a fresh adapter.
+
+    Raises:
+        ValueError: it lies not there.
+    """
+    if not (wanted := read_settings(trained / RUN).get("adapter")):
+        return None
+    for adapter in trained.parent.glob(f"seed-*/{RUN}/adapter/{ADAPTER_FILES[1]}"):
+        if sha256(adapter) == wanted:
+            return adapter.parents[2]
+    raise ValueError(f"{trained / RUN} began with an adapter {wanted[:12]} … that no run in {trained.parent} has left")
 
 
 def publish(work: Path, target: Path = RUNS) -> None:
@@ -228,7 +254,7 @@ def take_up(work: Path, source: Path = RUNS) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.scripts.real", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("base", "trained", "publish", "unpack"))
+    parser.add_argument("what", choices=("base", "trained", "measure", "publish", "unpack"))
     parser.add_argument("--model", type=model, help="folder, .gguf file or hub name; the profile's own unless given")
     parser.add_argument("--work", type=output_folder, required=True, help="where everything is kept")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
@@ -244,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             take_up(work)
         elif args.what == "base":
             measure(load_base(get_profile(PROFILE, args.model)), work / "base")
+        elif args.what == "measure":
+            measure_finished(get_profile(PROFILE, args.model), work)
         else:
             measure_trained(get_profile(PROFILE, args.model), work / f"seed-{args.seed}", args.seed)
     except (OSError, ValueError, InUse) as error:

@@ -119,7 +119,8 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def results_rows(summaries: list[dict[str, Any]]) -> list[str]:
-    """A table of runs in Markdown, one line each, with its head."""
+    """A table of runs in Markdown, one line each, with its head; of a run that began with the adapter of another, that
+    one's steps and time stand before its own."""
     lines = [
         "| seed | strict before | strict after | lenient | format | fixed / broken | McNemar p | training |",
         "|---|---|---|---|---|---|---|---|",
@@ -129,17 +130,21 @@ def results_rows(summaries: list[dict[str, Any]]) -> list[str]:
         change = [
             f"{100 * base[name]['rate']:.1f} → {100 * trained[name]['rate']:.1f}%" for name in ("lenient", "format")
         ]
-        p, seconds = s["mcnemar_p"], s["train_seconds"]
+        p, earlier = s["mcnemar_p"], s.get("begun_with")
+        legs = ([earlier] if earlier else []) + [{"steps": s["train_steps"], "seconds": s["train_seconds"]}]
+        steps = " + ".join(str(leg["steps"]) for leg in legs)
+        unit, per = ("s", 1) if max(leg["seconds"] for leg in legs) < 600 else ("min", 60)
+        time = " + ".join(f"{leg['seconds'] / per:.0f}" for leg in legs)
         lines.append(
             " | ".join(
                 [
-                    f"| {s['seed']}",
+                    f"| {earlier['run'].replace('-', ' ')} trained on" if earlier else f"| {s['seed']}",
                     percent(base["strict"]),
                     f"**{percent(trained['strict'])}**",
                     *change,
                     f"{s['flips']['fixed']} / {s['flips']['broken']}",
                     "< 1e-6" if p < 1e-6 else f"{p:.2g}",
-                    f"{s['train_steps']} steps, {f'{seconds:.0f} s' if seconds < 600 else f'{seconds / 60:.0f} min'} |",
+                    f"{steps} steps, {time} {unit} |",
                 ]
             )
         )

@@ -55,7 +55,7 @@ from utils.model.policy import Policy, add_lora, check_adapter, end_tokens, load
 from utils.model.profiles import Profile
 from utils.model.prompt_sharing import share_prompts
 from utils.model.vllm_engine import GPU_SHARE, hand_over, making_room
-from utils.model.weights import misfit, read_adapter
+from utils.model.weights import ADAPTER_FILES, misfit, read_adapter
 from utils.rewards.contract import distinct, pay
 from utils.rewards.functions import REWARDS, RewardFunction, group_advantages, text_of, weighted_sum
 from utils.setup import machine, processes, versions
@@ -219,8 +219,9 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     settings: dict[str, Any] | None = None,
     full_weights: bool = False,
+    adapter: str | Path | None = None,
 ) -> Any:
-    """A TRL `GRPOTrainer` that trains a fresh LoRA adapter on `policy`.
+    """A TRL `GRPOTrainer` that trains a LoRA adapter on `policy`: a fresh one, or from where another run's stands.
 
     Args:
         policy: a base model, as `load_policy` returns it without an adapter.
@@ -230,8 +231,12 @@ def build_trainer(
         settings: fields of `GRPOConfig` that replace those of `grpo_settings`.
         full_weights: train the model's own weights instead; such a trainer is run by its `train()`, since
             `run_training` keeps adapters.
+        adapter: the folder of a trained adapter to begin with, as a run of its own: the optimizer and the learning
+            rate's schedule begin anew.
     Raises:
-        ValueError: too few questions for one step, or two rewards of one name.
+        FileNotFoundError: there is no such adapter.
+        ValueError: too few questions for one step, two rewards of one name, or an adapter that is not of this model
+            and profile.
     """
     from utils.training.trainer import Trainer  # imports TRL, and Unsloth has to be there before
 
@@ -242,8 +247,12 @@ def build_trainer(
             f"a step takes {profile.prompts_per_step} prompts, got only {len(questions)} questions; "
             "give more or lower prompts_per_step"
         )
+    if adapter:
+        check_start(adapter, policy, full_weights)
     set_seed(seed)
     model = policy.model if full_weights else add_lora(policy, seed)
+    if adapter:
+        model.load_adapter(str(adapter), adapter_name="default", is_trainable=True)
     defaults = grpo_settings(profile, policy.engine, output, seed, list(rewards.values()) + [0.0])
     ends = end_tokens(policy.model, policy.tokenizer)
     how = {"stop_token_ids" if defaults["use_vllm"] else "eos_token_id": ends}
@@ -263,6 +272,7 @@ def build_trainer(
             reward_funcs=[*map(recorder.recorded, rewards), recorder],
             callbacks=[StepLog(output / "log.jsonl"), MarkComplete(), *callbacks],
         )
+    trainer.begun_with = sha256(Path(adapter) / ADAPTER_FILES[1]) if adapter else None
     trainer.create_model_card = lambda *args, **kwargs: None  # TRL's form, "fine-tuned version of None"
     if beside and not full_weights and trainer.accelerator.num_processes == 1 and config.vllm_mode == "colocate":
         vllm = trainer.vllm_generation
@@ -275,6 +285,23 @@ def build_trainer(
             if parameter.requires_grad:  # the float16 gradient scaler needs float32 adapters
                 parameter.data = parameter.data.float()
     return trainer
+
+
+def check_start(folder: str | Path, policy: Policy, full_weights: bool) -> None:
+    """Refuse an adapter that training could not go on with: PEFT would keep the profile's alpha without a word.
+
+    Raises:
+        FileNotFoundError, ValueError: as `build_trainer`.
+    """
+    if full_weights:
+        raise ValueError(f"the adapter in {folder} is trained further as an adapter; leave out full_weights")
+    config = read_adapter(check_adapter(folder, policy))[0]
+    for name, wanted in {"r": policy.profile.lora_rank, "lora_alpha": policy.profile.lora_alpha}.items():
+        if config[name] != wanted:
+            raise ValueError(
+                f"the adapter in {folder} has {name} {config[name]}, and profile {policy.profile.name} trains with "
+                f"{wanted}; train it further with the profile it was trained with"
+            )
 
 
 # ------------------------------------------------------------------------------------------ recording
@@ -376,7 +403,7 @@ def _start_or_continue(trainer: Any, output: Path, resume: bool, mirror: Path | 
             raise FileExistsError(
                 f"{folder} holds an earlier run; resume it (resume=True, --resume) or choose another folder"
             )
-        theirs = {"processes": 1} | read_settings(folder)  # which the first runs did not write down
+        theirs = {"processes": 1, "adapter": None} | read_settings(folder)  # which the first runs did not write down
         if other := differences(theirs, settings, (str(folder / "settings.json"), "this run")):
             raise ValueError(f"{'; '.join(other)}. Resume with the same settings or choose another folder")
     if mirror:
@@ -627,6 +654,7 @@ def run_settings(trainer: Any) -> dict[str, Any]:
         "system_prompt": trainer.train_dataset[0]["prompt"][0]["content"],
         "rewards": trainer.reward_func_names[:-1],
         "lora_rank": trainer.model.peft_config["default"].r,
+        "adapter": trainer.begun_with,
         "questions": len(trainer.train_dataset),
         "questions_sha256": hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16],
         "rewards_sha256": [_file_of(function) for function in trainer.reward_funcs[:-1]],
@@ -698,10 +726,15 @@ def train(
     resume: bool = False,
     rewards: dict[RewardFunction, float] | None = None,
     mirror: str | Path | None = None,
+    adapter: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> TrainingResult:
-    """Load the base model of a profile, train it with GRPO and save the adapter: `run.py train` in one call."""
+    """Load the base model of a profile, train it with GRPO and save the adapter: `run.py train` in one call.
+
+    The arguments are those of `build_trainer` and `run_training`.
+    """
     policy = load_policy(profile)
     questions = training_questions(profile, policy.tokenizer)
     callbacks = [LiveTable(profile.steps, rewards=rewards), Alarms(rewards)]
-    trainer = build_trainer(policy, questions, output, seed, rewards, callbacks)
+    trainer = build_trainer(policy, questions, output, seed, rewards, callbacks, settings, adapter=adapter)
     return run_training(trainer, resume, mirror)
