@@ -135,8 +135,9 @@ def test_04_tells_the_real_run_as_it_was(summary):
     }
     assert "The layout is learnt within the first ten steps" in page and means["format"][0] < 0.9 < means["format"][1]
     assert "Being right takes much longer" in page and fmean(means["correct"][-5:]) > fmean(means["correct"][:3]) + 0.1
-    assert "length first falls and then comes back" in page
-    assert means["tokens"][1] < 0.8 * means["tokens"][0] and max(means["tokens"][3:]) > means["tokens"][0]
+    assert "The length falls, comes back, and falls a little at the end" in page
+    first, fallen, later, last = means["tokens"][0], means["tokens"][1], max(means["tokens"][3:]), means["tokens"][-1]
+    assert fallen < 0.8 * first < first < later and fallen < last < first
     rollouts, part = read_jsonl(LAPTOP / "seed-0" / "rollouts.jsonl.gz"), len(log) // 5
     kinds = []
     for start in range(0, len(log), part):
@@ -227,10 +228,11 @@ def test_05_tells_the_real_gain_as_it_is(summary):
     page, gain, flips = prose("05_evaluation"), summary["gain"], summary["flips"]
     assert "next to nothing of the gain is *layout*, nothing is *working*" in page
     assert gain["layout"]["fixed"] < 0.05 * flips["fixed"] and gain["working"] == {"fixed": 0, "broken": 0}
-    assert "some of the fixed ones had been cut off" in page
+    assert "most had been a *wrong plan*" in page and "Some had been cut off at the token cap" in page
     [before] = re.findall(r"what the fixed ones were before: (.*)", printed("05_evaluation"))
     kinds = {kind: int(n) for n, kind in (each.split(" ", 1) for each in before.split(", "))}
     assert sum(kinds.values()) == flips["fixed"] and 0.05 < kinds["truncated"] / flips["fixed"] < 0.3
+    assert kinds["wrong plan"] > 0.5 * flips["fixed"]
     assert "the base is cut off at the token cap more often" in page
     assert summary["base"]["truncated"]["low"] > summary["trained"]["truncated"]["high"]
     assert "a fifth as many questions broke as were fixed" in page
@@ -238,8 +240,8 @@ def test_05_tells_the_real_gain_as_it_is(summary):
     svamp = summary["svamp"]
     assert "Less than half of the gain carries over" in page
     assert 0 < svamp["difference"]["low"] and svamp["difference"]["points"] < 0.5 * summary["difference"]["points"]
-    assert "nearly as many questions broke as were fixed" in page
-    assert 0.7 < svamp["flips"]["broken"] / svamp["flips"]["fixed"] < 1
+    assert "seven questions broke for every ten that were fixed" in page
+    assert round(10 * svamp["flips"]["broken"] / svamp["flips"]["fixed"]) == 7
 
 
 def test_05_tells_the_second_training_as_it_is(summary):
@@ -324,7 +326,7 @@ def test_05_tells_how_difficulty_and_samples_matter(summary):
         verdicts = load_evaluation(ROOT / "assets" / "runs" / "tiny" / who / "test").verdicts
         marks = {n: [v.strict for v, of in zip(verdicts, steps, strict=True) if of == n] for n in (2, 4)}
         by_steps[who] = fmean(marks[2]) - fmean(marks[4])
-    assert "The base falls steeply and the trained model slowly" in page
+    assert "From two steps on the base falls steeply, and up to four the trained model slowly" in page
     assert by_steps["base"] > 0.3 > 0.15 > by_steps["seed-0"] > 0
     assert "A real model does not guess, and both its curves fall" in page
     for who in ("base", "trained"):
@@ -370,10 +372,9 @@ def test_02_tells_the_real_bank_as_it_is():
     kept = [share(kind, lambda text: parse_completion(text).well_formed) for kind in shown]
     assert "most keep it from the start" in page and kept[0] > 0.5
     right = [fmean(part_scores(banks[kind], correctness_reward)) for kind in shown]
-    assert "nearly always keeps the layout there and is right three times as often" in page
+    assert "nearly always keeps the layout and is right three times as often" in page
     assert kept[1] > 0.9 and 2.7 < right[1] / right[0] < 3.5
-    before, after = (fmean(part_scores(banks[kind], correctness_reward)) for kind in words)
-    assert "under the other it writes as before" in page and abs(after - before) < 0.03
+    assert "under `words` it still never keeps it" in page
     assert "tells no group apart" in page and all(alive(kind, format_reward) == 0 for kind in words)
     dead = [f for f in classic_rewards if not any(alive(kind, f) for kind in kinds)]
     assert "Two parts of the classic set are dead on *every* row" in page and len(dead) == 2

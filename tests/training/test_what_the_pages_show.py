@@ -34,7 +34,7 @@ def test_03_the_comparison_with_trl_could_fail(scratch):
     assert 0.4 < int(scratch.printed("of the tokens have a ratio outside").split("%")[0]) / 100 < 0.6
     compared = scratch.printed("def compare(loss_type, beta)")
     apart = [float(n) for n in re.findall(r"TRL \S+ apart (\S+)", compared)]
-    assert "Four lines, no error" in scratch.prose and len(apart) == 4 and max(apart) < 1e-6
+    assert "Four comparisons, no error" in scratch.prose and len(apart) == 4 and max(apart) < 1e-6
     smallest = [float(n) for n in re.findall(r"smallest (\S+)", compared)]
     assert "none of them is simply zero" in scratch.prose and min(smallest) > 0
 

@@ -156,7 +156,7 @@ def results_table(summaries: list[dict[str, Any]]) -> str:
     s = summaries[0]
     measured = (
         f"Measured on {s['machine']}: {s['n_test']:,} test questions, greedy, 95% Wilson intervals. The base model, "
-        f"sampled on {s['pass_questions']} of them: pass@1 {100 * s['base_pass']['pass@1']:.1f}%, "
+        f"sampled on {s['pass_questions']} of them and read strictly: pass@1 {100 * s['base_pass']['pass@1']:.1f}%, "
         f"pass@8 {100 * s['base_pass']['pass@8']:.1f}%."
     )
     return "\n".join([*results_rows(summaries), "", measured])

@@ -113,7 +113,7 @@ BOXES = {
 }
 FLOWS = (
     ("00_start_here", "01_data_prep", "questions"),
-    ("01_data_prep", "02_reward_design", "prompts,\ncompletions"),
+    ("01_data_prep", "02_reward_design", "prompts"),
     ("02_reward_design", "03_grpo_from_scratch", "rewards"),
     ("03_grpo_from_scratch", "04_grpo_training", "advantages"),
     ("04_grpo_training", "05_evaluation", "adapter"),
