@@ -2,14 +2,24 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from utils.data.answers import RULES
 from utils.data.questions import Question, load_questions, read_questions
-from utils.evaluation.protocol import Protocol, dataset_name, protocol_of, quantisation, require_same, revision
-from utils.files import ROOT
+from utils.evaluation.protocol import (
+    Protocol,
+    dataset_name,
+    header_of,
+    protocol_of,
+    quantisation,
+    read_header,
+    require_same,
+    revision,
+)
+from utils.files import ROOT, write_json
 from utils.model.policy import load_policy
 from utils.model.profiles import get_profile
 
@@ -79,6 +89,35 @@ def test_it_follows_what_is_really_used(policy, monkeypatch, field, change):
 def test_the_adapter_is_not_part_of_it(policy):
     adapted = dataclasses.replace(policy, adapter=ROOT / "assets" / "runs" / "tiny" / "seed-0" / "adapter")
     assert protocol_of(adapted, QUESTIONS) == protocol_of(policy, QUESTIONS)
+
+
+def weights_told(policy, adapter):
+    return header_of(dataclasses.replace(policy, adapter=adapter), QUESTIONS)["adapter_weights"]
+
+
+def test_where_its_base_lies_does_not_make_it_another_adapter(policy, tmp_path):
+    """A published adapter names its base without the folders of the machine that trained it."""
+    recorded = ROOT / "assets" / "runs" / "laptop" / "seed-0" / "adapter"
+    copy = shutil.copytree(recorded, tmp_path / "adapter")
+    path = copy / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for place in ("/tmp/models/Qwen2.5-Coder-0.5B-Instruct", "/home/é/models/Qwen2.5-Coder-0.5B-Instruct"):
+        write_json(path, config | {"base_model_name_or_path": place})
+        assert weights_told(policy, copy) == weights_told(policy, recorded)
+    for other in ({"lora_alpha": 32}, {"base_model_name_or_path": "/tmp/models/Qwen2.5-0.5B-Instruct"}):
+        write_json(path, config | other)
+        assert weights_told(policy, copy) != weights_told(policy, recorded)
+
+
+ADAPTERS = sorted((ROOT / "assets" / "runs").glob("*/seed-*/adapter"))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: "-".join(path.parts[-3:-1]))
+def test_recorded_answers_are_those_of_the_adapter_beside_them(policy, adapter):
+    headers = list(adapter.parent.glob("*/protocol.json"))
+    assert headers and {read_header(path.parent)["adapter_weights"] for path in headers} == {
+        weights_told(policy, adapter)
+    }
 
 
 def test_questions_golds_and_order_are_the_revision(tmp_path):

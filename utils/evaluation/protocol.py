@@ -33,6 +33,7 @@ from utils.data.rows import check_format, check_text, number_text, parse_row
 from utils.files import append_jsonl, differences, json_object, portable, sha256, write_bytes, write_json, write_jsonl
 from utils.model.policy import Policy, Sample, render_prompt
 from utils.model.profiles import is_local
+from utils.model.weights import ADAPTER_FILES
 
 PROTOCOL, ANSWERS, CARD = "protocol.json", "completions.jsonl", "card.json"
 UNKNOWN = dict.fromkeys(("model", "weights", "adapter", "adapter_weights", "questions", "protocol_hash", "protocol"))
@@ -211,7 +212,20 @@ def _digest(folder: Path) -> str:
     if folder.is_file():
         return sha256(folder)
     files = sorted(f for f in folder.iterdir() if f.name.endswith((".safetensors", "config.json")))
-    return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{f.name} {_hash_of(f)}\n" for f in files).encode()).hexdigest()
+
+
+def _hash_of(file: Path) -> str:
+    """That of a file's content, in which an adapter names its base as other machines may read it: where the base lies
+    does not make it another adapter."""
+    if file.name != ADAPTER_FILES[0]:
+        return sha256(file)
+    content = file.read_bytes()
+    base = json_object(content).get("base_model_name_or_path")
+    if base and is_local(base):
+        told = [json.dumps(name, ensure_ascii=False).encode() for name in (base, local_name(base))]
+        content = content.replace(*told)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_header(folder: Path) -> dict[str, Any]:
