@@ -13,7 +13,7 @@ from utils.data.answers import parse_completion
 from utils.data.questions import load_questions, solution_steps
 from utils.evaluation.errors import transitions
 from utils.evaluation.evaluate import compare_folders, gain_text, load_evaluation
-from utils.files import ROOT, read_json, read_jsonl
+from utils.files import ROOT, read_json, read_jsonl, sha256
 from utils.model.profiles import PROFILES, get_profile, pick_profile
 from utils.rewards.bank import REAL, Bank, lights, load_bank, part_scores, rescore
 from utils.rewards.functions import REWARDS, classic_integer, classic_rewards, correctness_reward, format_reward
@@ -193,6 +193,45 @@ def test_04_tells_how_two_seeds_parted():
     )
     assert "this fifth of a point" in page and REWARDS[format_reward] == 0.2
     assert "four questions a step" in page and get_profile("laptop").prompts_per_step == 4
+
+
+def test_04_tells_what_a_hundred_steps_more_brought():
+    page, output = prose("04_grpo_training"), printed("04_grpo_training")
+    further = LAPTOP / "seed-0-on"
+    told, run = (read_json(further / name, "") for name in ("settings.json", "training.json"))
+    start = get_profile("laptop").warmup_steps
+    log, before = (read_jsonl(folder / "log.jsonl") for folder in (further, LAPTOP / "seed-0"))
+    assert told["adapter"] == sha256(LAPTOP / "seed-0" / "adapter" / "adapter_model.safetensors")
+    assert "`run.py train --profile laptop --adapter assets/runs/laptop/seed-0/adapter --seed 2" in page
+    assert "--max-steps 100 --scale-rewards batch`" in page and told["scale_rewards"] == "batch"
+    assert (run["seed"], run["steps"], len(log)) == (2, 100, 100)
+    assert log[start]["learning_rate"] == pytest.approx(before[start]["learning_rate"], rel=0.01), "from its top again"
+    assert "planned for 120 steps and shortened at step 50" in page
+    assert run["schedules"] == [{"from_step": 1, "max_steps": 120}, {"from_step": 51, "max_steps": 100}]
+    table = output.split("    steps   tokens   layout   right\n")[1]
+    rows = re.findall(r"^ *\d+ – +\d+ +(\d+) +(\d+)% +(\d+)%$", table.split("\n\n")[0], re.MULTILINE)
+    tokens, layout, right = zip(*(map(int, row) for row in rows), strict=True)
+    assert len(rows) == 5 and "The completions grow again" in page and sorted(tokens) == list(tokens)
+    assert tokens[-1] > 1.2 * tokens[0] and "the layout loosens" in page and layout[-1] < layout[0] - 4
+    assert "no trend of right answers" in page and max(right) - min(right) < 10
+    assert "a line is 80 questions" in page and 20 * get_profile("laptop").prompts_per_step == 80
+    change = compare_folders(LAPTOP / "seed-0" / "test", further / "test")[2]
+    assert "a little more, by an interval that holds 0" in page
+    assert change["difference"]["low"] < 0 < change["difference"]["points"]
+    flips = change["flips"]
+    assert "for every five questions won, four got lost" in page and round(5 * flips["broken"] / flips["fixed"]) == 4
+    assert (
+        "from the one to the other {:+.1f} points [{:+.1f}, {:+.1f}]".format(
+            *(100 * change["difference"][name] for name in ("points", "low", "high"))
+        )
+        in output
+    )
+    gain = read_json(further / "summary.json", "")["difference"]
+    assert "is at less than 17" in page and 0.16 < gain["points"] < 0.17
+    dead = fmean(line["frac_reward_zero_std"] for line in log)
+    assert "about a third of the groups teach nothing" in page and 0.3 < dead < 0.38
+    assert "a draw of two or three questions" in page
+    assert 2 < (1 - dead) * get_profile("laptop").prompts_per_step < 3
 
 
 def test_04_tells_what_the_batchs_spread_does_to_the_length():

@@ -283,6 +283,33 @@ def test_the_readme_tells_how_the_seeds_went_apart():
     assert max(second[3:]) < 1.2 * second[2]
 
 
+def test_the_readme_tells_what_a_hundred_steps_more_brought():
+    seed, further, page = real.RUNS / "seed-0", real.RUNS / "seed-0-on", the_readme()
+
+    def difference(before, after, part="test"):
+        change = compare_folders(before / part, after / part)[2]
+        points = "{points:.1f} points [{low:.1f}, {high:.1f}]".format(
+            **{name: 100 * change["difference"][name] for name in ("points", "low", "high")}
+        )
+        rates = [load_evaluation(each / part).card["strict"]["rate"] for each in (before, after)]
+        return "from {:.1%} to {:.1%}".format(*rates), points, change["flips"]
+
+    rates, points, flips = difference(seed, further)
+    log = read_jsonl(further / "log.jsonl")
+    assert f"Seed 0 trained on for {len(log)} steps" in page
+    assert f"went {rates} on the same questions: {points}, {flips['fixed']} fixed and {flips['broken']} broken" in page
+    rates, points, _ = difference(seed, further, "svamp")
+    assert f"On SVAMP it went {rates}, {points}" in page
+    ends = [
+        [fmean(line[name] for line in part) for part in (log[:20], log[-20:])]
+        for name in ("completions/mean_length", "rewards/format_reward/mean")
+    ]
+    assert "its completions grew from {:.0f} to {:.0f} tokens".format(*ends[0]) in page
+    assert "the share in layout fell from {:.0%} to {:.0%}".format(*ends[1]) in page
+    assert f"has now gained {difference(real.RUNS / 'base', further)[1]}" in page
+    assert not (further / "pass").exists() and "pass@k of it: not measured" in page
+
+
 def test_the_readme_tells_what_another_processor_does_to_the_answers():
     again = load_evaluation(real.RUNS / "base" / "another-processor").verdicts
     before = load_evaluation(real.RUNS / "base" / "test").verdicts[: len(again)]
