@@ -206,7 +206,7 @@ def test_04_tells_what_a_hundred_steps_more_brought():
     assert "--max-steps 100 --scale-rewards batch`" in page and told["scale_rewards"] == "batch"
     assert (run["seed"], run["steps"], len(log)) == (2, 100, 100)
     assert log[start]["learning_rate"] == pytest.approx(before[start]["learning_rate"], rel=0.01), "from its top again"
-    assert "planned for 120 steps and shortened at step 50" in page
+    assert "This one was planned for 120 steps and shortened at step 50" in page
     assert run["schedules"] == [{"from_step": 1, "max_steps": 120}, {"from_step": 51, "max_steps": 100}]
     table = output.split("    steps   tokens   layout   right\n")[1]
     rows = re.findall(r"^ *\d+ – +\d+ +(\d+) +(\d+)% +(\d+)%$", table.split("\n\n")[0], re.MULTILINE)
