@@ -208,7 +208,8 @@ def test_the_readme_says_what_a_step_costs_without_bfloat16():
 
 def test_the_readme_says_what_sampling_from_the_real_model_printed():
     text = (ROOT / "assets" / "runs" / "decoding_qwen.txt").read_text(encoding="utf-8")
-    printed, without_tiles, without_bfloat16 = re.split(r"\$ ONEDNN_MAX_CPU_ISA|# on another machine", text)
+    parts = re.split(r"\$ ONEDNN_MAX_CPU_ISA|# on another machine|# on a third machine", text)
+    printed, without_tiles, without_bfloat16, never_tiles = parts
     spread = r" +([\d.]+) tokens/s \[([\d.]+), ([\d.]+)\]"
     told = []
     for what in ("short loop", "generate", "vLLM"):
@@ -222,9 +223,11 @@ def test_the_readme_says_what_sampling_from_the_real_model_printed():
     allowed, share = re.search(r"arithmetic .*would be (\d+) tokens/s; short loop ([\d.]+)%", without_tiles).groups()
     told = f"it samples {ours:.0f}, `generate` {generate:.0f}, and products of matrices at full rate would allow"
     assert f"{told} {allowed}: {float(share):.0f}% of it" in page
-    assert "in torch.float32" in without_bfloat16
-    ours, generate = (float(re.search(what + spread, without_bfloat16)[1]) for what in ("short loop", "generate"))
-    [share] = re.findall(r"arithmetic .*short loop ([\d.]+)%", without_bfloat16)
-    assert (
-        f"it is float32: {ours:.0f} beside {generate:.0f}, and {float(share):.0f}% of what its products allow" in page
-    )
+    assert "in torch.float32" in without_bfloat16 and "in torch.bfloat16" in never_tiles
+    for part, told in (
+        (without_bfloat16, "it is float32: {:.0f} beside {:.0f}, and {:.0f}% of what its products allow"),
+        (never_tiles, "on a third, which has bfloat16 and no tiles, {:.0f} beside {:.0f}, and {:.0f}%"),
+    ):
+        rates = [float(re.search(what + spread, part)[1]) for what in ("short loop", "generate")]
+        [share] = re.findall(r"arithmetic .*short loop ([\d.]+)%", part)
+        assert told.format(*rates, float(share)) in page

@@ -219,6 +219,7 @@ def runs_beside(runs: dict[str, Sequence[dict[str, Any]]], steps: int) -> Figure
     judged.set_ylim(-3, 103)
     for axes in (judged, length):
         axes.set_xlim(0, steps + 1)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
             legend_below(axes, 4)
     return figure

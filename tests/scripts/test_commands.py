@@ -73,12 +73,13 @@ def jsonl(path):
 
 
 def test_a_trained_adapter_is_trained_further_and_advantages_are_scaled_as_asked(trained, tmp_path):
-    further = ["--adapter", trained / "adapter", "--scale-rewards", "batch"]
+    further = ["--learning-rate", "0.005", "--adapter", trained / "adapter", "--scale-rewards", "batch"]
     here("train", "--profile", "tiny", "--output", tmp_path / "run", "--max-steps", 1, *further)
     told = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert told["adapter"] == sha256(trained / "adapter" / "adapter_model.safetensors")
-    assert told["scale_rewards"] == "batch"
-    assert options(parse(["train", "--profile", "tiny", "--output", "x", *map(str, further)]))[-4:] == [
+    assert (told["scale_rewards"], told["learning_rate"]) == ("batch", 0.005)
+    assert options(parse(["train", "--profile", "tiny", "--output", "x", *map(str, further)]))[-6:] == [
+        *("--learning-rate", "0.005"),
         *("--adapter", str(trained / "adapter")),
         *("--scale-rewards", "batch"),
     ]

@@ -184,7 +184,7 @@ def test_a_seed_trained_further_is_measured_and_told_with_what_it_began_with(sit
     summary = json.loads((runs / "seed-0-on" / "summary.json").read_text())
     assert summary["begun_with"] == {"run": "seed-0", "steps": 2, "seconds": before["seconds"]}
     page = record.README.read_text()
-    assert "| 0 | " in page and "| seed 0 trained on | " in page and "| 2 + 2 steps, " in page
+    assert "| 0 | " in page and "| seed 0 trained on at 0.0001 | " in page and "| 2 + 2 steps, " in page
     sitting("unpack", "--work", tmp_path / "new")
     assert (tmp_path / "new" / "seed-0-on" / "run" / "settings.json").read_bytes() == (
         runs / "seed-0-on" / "settings.json"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import re
 import sys
@@ -124,6 +125,17 @@ def whole_number(least: int, most: int | None = None):
     return parse
 
 
+def learning_rate(text: str) -> float:
+    """Argument type: a number above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1; try 1e-4")
+    return value
+
+
 def python_versions(text: str) -> str:
     """Argument type: Python versions that the pins have wheels for, with commas."""
     (major, oldest), (_, newest) = PYTHONS
@@ -184,6 +196,8 @@ def build_parser() -> ArgumentParser:
     )
     train.add_argument("--seed", type=whole_number(0, 2**32 - 1), metavar="S", help="default: the profile's")
     train.add_argument("--max-steps", type=whole_number(1), metavar="N", help="default: the profile's")
+    train.add_argument("--prompts-per-step", type=whole_number(1), metavar="K", help="default: the profile's")
+    train.add_argument("--learning-rate", type=learning_rate, metavar="R", help="its peak; default: the profile's")
     train.add_argument(
         "--adapter",
         type=existing_folder,
@@ -332,7 +346,12 @@ def train(args: Namespace) -> None:
     from utils.training.preflight import preflight, summary, text_table
 
     profile = get_profile(args.profile, args.model)
-    changes = {"dataset": args.dataset, "steps": args.max_steps}
+    changes = {
+        "dataset": args.dataset,
+        "steps": args.max_steps,
+        "prompts_per_step": args.prompts_per_step,
+        "learning_rate": args.learning_rate,
+    }
     profile = profile.replace(**{name: value for name, value in changes.items() if value is not None})
     if profile.model != PROFILES["tiny"].model:  # there is nothing to download, and it fits anywhere
         checks = preflight(profile)
