@@ -19,7 +19,7 @@ from utils.rewards.bank import REAL, Bank, lights, load_bank, part_scores, resco
 from utils.rewards.functions import REWARDS, classic_integer, classic_rewards, correctness_reward, format_reward
 from utils.rewards.groups import is_dead
 from utils.scripts.notebooks import NOTEBOOKS, WITH_EXERCISES
-from utils.stats import mcnemar_exact
+from utils.stats import interval, mcnemar_exact
 from utils.training.preflight import FIRST_LOOK, duration, estimate_seconds
 from utils.training.trained import find_training
 
@@ -226,12 +226,39 @@ def test_04_tells_what_a_hundred_steps_more_brought():
         )
         in output
     )
-    gain = read_json(further / "summary.json", "")["difference"]
+
+
+def test_04_tells_which_remedies_were_left():
+    page, output, further = prose("04_grpo_training"), printed("04_grpo_training"), LAPTOP / "seed-0-on"
+    five, eight = (
+        read_jsonl(LAPTOP / "tried" / name / "log.jsonl") for name in ("five-times-the-rate", "eight-questions-a-step")
+    )
+    assert f"(`--learning-rate 5e-4`, left after {len(five)} steps)" in page
+    assert f"(`--prompts-per-step 8`, left after {len(eight)})" in page
+    row = r"^  (?:right|layout) +(\d+)% instead of (\d+)%, (\S+) points \[(\S+), (\S+)\] over (\d+) questions$"
+    told = [list(map(float, found)) for found in re.findall(row, output, re.MULTILINE)]
+    (rate, rate_layout), (steady, steady_layout) = told[:2], told[2:]
+    assert "Larger steps fall behind" in page and rate[4] < 0 and "nine points fewer right answers" in page
+    assert round(rate[2]) == round(rate_layout[2]) == -9, "and as much of the layout"
+    lost = 1 - five[7]["rewards/format_reward/mean"]
+    assert "in its eighth step two thirds of the completions had none" in page and 0.6 < lost < 0.72
+    assert "no difference in right answers that 112 questions could tell" in page and steady[3] < 0 < steady[4]
+    assert steady[5] == 112 and "the layout loosened here, too" in page and steady_layout[4] < 0
+    again = read_jsonl(LAPTOP / "tried" / "seed-0-in-both-types.jsonl")
+    right = {kind: [fmean(row[kind]) for row in again] for kind in ("float32", "bfloat16")}
+    types = interval([100 * (a - b) for a, b in zip(*right.values(), strict=True)])
+    assert (
+        f"on the first {len(again)} of these questions, got {fmean(right['float32']):.0%} right in float32 and "
+        f"{fmean(right['bfloat16']):.0%} in bfloat16, {types.mean:.1f} points [{types.low:.1f}, {types.high:.1f}] apart"
+    ) in page
+    order = [group["question"] for r in read_jsonl(further / "rollouts.jsonl.gz") for group in r["groups"]]
+    assert [row["question"] for row in again] == order[: len(again)]
+    log, gain = read_jsonl(further / "log.jsonl"), read_json(further / "summary.json", "")["difference"]
+    dead, profile = fmean(line["frac_reward_zero_std"] for line in log), get_profile("laptop")
+    assert "four questions, of which two or three teach" in page and 2 < (1 - dead) * profile.prompts_per_step < 3
     assert "is at less than 17" in page and 0.16 < gain["points"] < 0.17
-    dead = fmean(line["frac_reward_zero_std"] for line in log)
-    assert "about a third of the groups teach nothing" in page and 0.3 < dead < 0.38
-    assert "a draw of two or three questions" in page
-    assert 2 < (1 - dead) * get_profile("laptop").prompts_per_step < 3
+    steps = len(log) + len(read_jsonl(LAPTOP / "seed-0" / "log.jsonl"))
+    assert f"have seen {steps * profile.completions_per_step:,} completions altogether" in page
 
 
 def test_04_tells_what_the_batchs_spread_does_to_the_length():

@@ -105,6 +105,7 @@ MODEL = PROFILES["tiny"].model
         ([*TRAIN, "--max-steps", "0"], ["'0'", "at least 1"]),
         ([*TRAIN, "--max-steps", "ten"], ["'ten'", "whole number"]),
         ([*TRAIN, "--max-steps", "1.5"], ["'1.5'", "whole number"]),
+        ([*TRAIN, "--prompts-per-step", "0"], ["'0'", "at least 1"]),
         ([*TRAIN, "--learning-rate", "0"], ["'0'", "above 0"]),
         ([*TRAIN, "--learning-rate", "nan"], ["'nan'", "above 0"]),
         ([*TRAIN, "--learning-rate", "2"], ["'2'", "at most 1"]),

@@ -73,13 +73,15 @@ def jsonl(path):
 
 
 def test_a_trained_adapter_is_trained_further_and_advantages_are_scaled_as_asked(trained, tmp_path):
-    further = ["--learning-rate", "0.005", "--adapter", trained / "adapter", "--scale-rewards", "batch"]
+    numbers = ["--prompts-per-step", "3", "--learning-rate", "0.005"]
+    further = [*numbers, "--adapter", trained / "adapter", "--scale-rewards", "batch"]
     here("train", "--profile", "tiny", "--output", tmp_path / "run", "--max-steps", 1, *further)
     told = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert told["adapter"] == sha256(trained / "adapter" / "adapter_model.safetensors")
     assert (told["scale_rewards"], told["learning_rate"]) == ("batch", 0.005)
-    assert options(parse(["train", "--profile", "tiny", "--output", "x", *map(str, further)]))[-6:] == [
-        *("--learning-rate", "0.005"),
+    assert told["per_device_train_batch_size"] * told["gradient_accumulation_steps"] == 3 * told["num_generations"]
+    assert options(parse(["train", "--profile", "tiny", "--output", "x", *map(str, further)]))[-8:] == [
+        *numbers,
         *("--adapter", str(trained / "adapter")),
         *("--scale-rewards", "batch"),
     ]

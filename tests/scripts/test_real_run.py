@@ -18,7 +18,7 @@ from utils.model.profiles import get_profile
 from utils.rewards.functions import group_advantages
 from utils.rewards.groups import is_dead
 from utils.scripts import real, record
-from utils.stats import detectable_difference, percent
+from utils.stats import detectable_difference, interval, percent
 
 PARTS = ("test", "svamp", "pass")
 pytestmark = pytest.mark.slow
@@ -184,7 +184,7 @@ def test_a_seed_trained_further_is_measured_and_told_with_what_it_began_with(sit
     summary = json.loads((runs / "seed-0-on" / "summary.json").read_text())
     assert summary["begun_with"] == {"run": "seed-0", "steps": 2, "seconds": before["seconds"]}
     page = record.README.read_text()
-    assert "| 0 | " in page and "| seed 0 trained on at 0.0001 | " in page and "| 2 + 2 steps, " in page
+    assert "| 0 | " in page and "| seed 0 trained on | " in page and "| 2 + 2 steps, " in page
     sitting("unpack", "--work", tmp_path / "new")
     assert (tmp_path / "new" / "seed-0-on" / "run" / "settings.json").read_bytes() == (
         runs / "seed-0-on" / "settings.json"
@@ -308,6 +308,49 @@ def test_the_readme_tells_what_a_hundred_steps_more_brought():
     assert "the share in layout fell from {:.0%} to {:.0%}".format(*ends[1]) in page
     assert f"has now gained {difference(real.RUNS / 'base', further)[1]}" in page
     assert not (further / "pass").exists() and "pass@k of it: not measured" in page
+
+
+def test_the_readme_tells_the_remedies_that_were_left():
+    further, page = real.RUNS / "seed-0-on", the_readme()
+    records = read_jsonl(further / "rollouts.jsonl.gz")
+    order = [group["question"] for record in records for group in record["groups"]]
+    settings = json.loads((further / "settings.json").read_text())
+
+    def by_question(run, part):
+        groups = [group for record in read_jsonl(run / "rollouts.jsonl.gz") for group in record["groups"]]
+        return {group["question"]: fmean(group["parts"][part]) for group in groups}
+
+    for name, changed, told in (
+        (
+            "five-times-the-rate",
+            {"learning_rate": 5 * settings["learning_rate"]},
+            "{right} in its {steps} steps, {points}, with {layout}",
+        ),
+        (
+            "eight-questions-a-step",
+            {"gradient_accumulation_steps": 2 * settings["gradient_accumulation_steps"]},
+            "instead of four got {right} in {steps} steps, {points}.",
+        ),
+    ):
+        run = real.RUNS / "tried" / name
+        assert json.loads((run / "settings.json").read_text()) == settings | changed, "one setting is changed"
+        mine, theirs = (
+            [by_question(at, f"{part}_reward") for part in ("correctness", "format")] for at in (run, further)
+        )
+        assert list(mine[0]) == order[: len(mine[0])], "the same questions in the same order"
+        apart = interval([100 * (mine[0][question] - theirs[0][question]) for question in mine[0]])
+        right, layout = (
+            (fmean(of.values()), fmean(before[q] for q in of)) for of, before in zip(mine, theirs, strict=True)
+        )
+        assert (
+            told.format(
+                right="{:.0%} instead of {:.0%}".format(*right),
+                layout="{:.0%} in layout instead of {:.0%}".format(*layout),
+                points=f"{apart.mean:.1f} points [{apart.low:.1f}, {apart.high:.1f}]",
+                steps=len(read_jsonl(run / "log.jsonl")),
+            )
+            in page
+        )
 
 
 def test_the_readme_tells_what_another_processor_does_to_the_answers():

@@ -346,10 +346,12 @@ def train(args: Namespace) -> None:
     from utils.training.preflight import preflight, summary, text_table
 
     profile = get_profile(args.profile, args.model)
+    prompts = args.prompts_per_step or profile.prompts_per_step
     changes = {
         "dataset": args.dataset,
         "steps": args.max_steps,
-        "prompts_per_step": args.prompts_per_step,
+        "prompts_per_step": prompts,
+        "micro_batch": math.gcd(prompts * profile.group_size, profile.micro_batch),
         "learning_rate": args.learning_rate,
     }
     profile = profile.replace(**{name: value for name, value in changes.items() if value is not None})

@@ -116,7 +116,7 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
         more["sampling"] = {w: sampling.curves(b) for w, b in ballots.items()} | {
             "gain": sampling.gain_curves(**ballots)
         }
-    run, settings = read_training(trained / RUN), read_settings(trained / RUN)
+    run = json.loads((trained / RUN / "training.json").read_text(encoding="utf-8"))
     if before := begun_with(trained):
         more["begun_with"] = {"run": before.name, **{k: read_training(before / RUN)[k] for k in ("steps", "seconds")}}
     header, told = judged["test"]["base"].header, ("model", "weights", "protocol", "protocol_hash", "too_long")
@@ -127,7 +127,6 @@ def summary_of(base: Path, trained: Path) -> dict[str, Any]:
         seed=run["seed"],
         train_steps=run["steps"],
         train_seconds=run["seconds"],
-        learning_rate=settings["learning_rate"],
         machine=run["machine"],
         by_solution_steps=strict_by_steps({who: evaluation.verdicts for who, evaluation in judged["test"].items()}),
         **more,

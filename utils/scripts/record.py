@@ -120,7 +120,7 @@ def recorded() -> list[dict[str, Any]]:
 
 def results_rows(summaries: list[dict[str, Any]]) -> list[str]:
     """A table of runs in Markdown, one line each, with its head; of a run that began with the adapter of another, that
-    one's steps and time stand before its own, and its name tells its peak learning rate."""
+    one's steps and time stand before its own."""
     lines = [
         "| seed | strict before | strict after | lenient | format | fixed / broken | McNemar p | training |",
         "|---|---|---|---|---|---|---|---|",
@@ -138,9 +138,7 @@ def results_rows(summaries: list[dict[str, Any]]) -> list[str]:
         lines.append(
             " | ".join(
                 [
-                    f"| {earlier['run'].replace('-', ' ')} trained on at {s['learning_rate']:g}"
-                    if earlier
-                    else f"| {s['seed']}",
+                    f"| {earlier['run'].replace('-', ' ')} trained on" if earlier else f"| {s['seed']}",
                     percent(base["strict"]),
                     f"**{percent(trained['strict'])}**",
                     *change,
