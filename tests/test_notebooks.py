@@ -233,8 +233,11 @@ def test_04_tells_which_remedies_were_left():
     five, eight = (
         read_jsonl(LAPTOP / "tried" / name / "log.jsonl") for name in ("five-times-the-rate", "eight-questions-a-step")
     )
-    assert f"(`--learning-rate 5e-4`, left after {len(five)} steps)" in page
-    assert f"(`--prompts-per-step 8`, left after {len(eight)})" in page
+    planned = [log[-1]["max_steps"] for log in (five, eight)]
+    assert f"(`--learning-rate 5e-4 --max-steps {planned[0]}`, left after {len(five)} steps)" in page
+    assert f"(`--prompts-per-step 8 --max-steps {planned[1]}`, left after {len(eight)})" in page
+    fallen = eight[-1]["learning_rate"] / max(line["learning_rate"] for line in eight)
+    assert "its learning rate had fallen to half in its last one" in page and 0.4 < fallen < 0.6
     row = r"^  (?:right|layout) +(\d+)% instead of (\d+)%, (\S+) points \[(\S+), (\S+)\] over (\d+) questions$"
     told = [list(map(float, found)) for found in re.findall(row, output, re.MULTILINE)]
     (rate, rate_layout), (steady, steady_layout) = told[:2], told[2:]

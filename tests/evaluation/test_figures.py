@@ -12,7 +12,7 @@ from utils.evaluation import figures as pictures
 from utils.evaluation.errors import ERROR_TYPES, RIGHT
 from utils.evaluation.evaluate import CHANGES, RATES, Verdict, compare, rates
 from utils.evaluation.sampling import ballot, calibration, curves, gain_curves
-from utils.plots import BLUE, GREEN, GREY, RED, png
+from utils.plots import BLUE, GREEN, GREY, RED, png, runs_beside
 from utils.stats import wilson_interval
 
 MINUS = "\N{MINUS SIGN}"
@@ -356,3 +356,10 @@ def test_reward_above_held_out_accuracy():
 def _held(count, n=50):
     low, high = wilson_interval(count, n)
     return {"rate": count / n, "low": low, "high": high, "n": n}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+def test_short_runs_have_ticks_at_whole_steps_only(steps):
+    figure = runs_beside({"mine": [{"step": 1, "rewards/strict_metric/mean": 0.5}]}, steps)
+    png(figure)
+    assert all(tick == round(tick) for axes in figure.axes for tick in axes.get_xticks())

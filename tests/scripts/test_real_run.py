@@ -329,7 +329,7 @@ def test_the_readme_tells_the_remedies_that_were_left():
         (
             "eight-questions-a-step",
             {"gradient_accumulation_steps": 2 * settings["gradient_accumulation_steps"]},
-            "instead of four got {right} in {steps} steps, {points}.",
+            "instead of four, in a shorter schedule, got {right} in {steps} steps, {points}.",
         ),
     ):
         run = real.RUNS / "tried" / name
